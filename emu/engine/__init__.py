@@ -1,0 +1,1 @@
+"""The CPU: the only place that knows Unicorn."""

@@ -1,0 +1,87 @@
+"""Has Unicorn see every store of the guest's to code it has translated.
+
+QEMU watches the pages that hold translated code and lets a page go once no translation of it is left. Unicorn lets it go, for
+the virtual address of the store, at the first store to it, and takes it back, for the virtual address of the code, when code is
+translated. A guest that writes code at one address and runs it at another then runs the old: a kernel that patches its text or
+loads a module, a program in a page that held another's, a compiler with two mappings.
+
+Two calls inside the library are therefore led over a few instructions of ours:
+
+- a store to a watched page drops all translations of the page, not only those of the bytes stored, so that a page let go holds
+  none (Unicorn: `notdirty_write` -> `tb_invalidate_phys_page_fast`);
+- each translation has all pages watched again, not only the one at its own address (`tb_gen_code` ->
+  `tlb_reset_dirty_by_vaddr`).
+
+The library calls its own functions by its global offset table, which is writable; a slot is changed only if it holds the
+function it should. It is the library that changes, for all engines of this process, once for each ISA.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from functools import cache
+
+from emu.engine.layout import CodeWatchCalls
+from emu.engine.library import library_build, quick_library
+from emu.errors import EngineError
+
+MAP_FAILED = (1 << 64) - 1
+JUMP = bytes.fromhex("48b8 0000000000000000 ffe0")  # movabs rax, target; jmp rax
+TARGET = slice(2, 10)
+
+WHOLE_PAGE = bytes.fromhex(
+    "4889d6"  # mov rsi, rdx            (uc, pages, start, len, retaddr) ->
+    "4881e600f0ffff"  # and rsi, -0x1000        (uc, first byte of the page,
+    "488d9600100000"  # lea rdx, [rsi + 0x1000]   first byte behind it)
+)
+ALL_PAGES = bytes.fromhex(
+    "31f6"  # xor esi, esi            (cpu, address, length) -> (cpu, 0,
+    "48c7c2ffffffff"  # mov rdx, -1               everything)
+)
+
+
+@cache
+def watch_code(suffix: str, calls: CodeWatchCalls) -> None:
+    """Make the change for the ISA whose functions have this `suffix`; EngineError when the table is not of this library."""
+    fast = _address_of(f"tb_invalidate_phys_page_fast_{suffix}")
+    rearm = _address_of(f"tlb_reset_dirty_by_vaddr_{suffix}")
+    base = fast - calls.invalidate_fast
+    if base % mmap.PAGESIZE or base + calls.rearm != rearm:
+        raise EngineError(f"this library says it is {library_build()}, but its functions are somewhere else")
+    fast_slot = ctypes.c_uint64.from_address(base + calls.invalidate_fast_slot)
+    rearm_slot = ctypes.c_uint64.from_address(base + calls.rearm_slot)
+    if (fast_slot.value, rearm_slot.value) != (fast, rearm):
+        raise EngineError(f"this library says it is {library_build()}, but it calls its functions by other slots")
+    whole_page = WHOLE_PAGE + _jump(_address_of(f"tb_invalidate_phys_page_range_{suffix}"))
+    code = _executable(whole_page + ALL_PAGES + _jump(rearm))
+    fast_slot.value = code
+    rearm_slot.value = code + len(whole_page)
+
+
+def _executable(code: bytes) -> int:
+    """The address of `code` as long as the process lives: a daemon thread may run it after Python has cleaned up."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+    protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    address = libc.mmap(None, mmap.PAGESIZE, protection, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    if address in (None, MAP_FAILED):
+        raise EngineError(f"this host gives no memory to execute from: {os.strerror(ctypes.get_errno())}")
+    ctypes.memmove(address, code, len(code))
+    return int(address)
+
+
+def _address_of(symbol: str) -> int:
+    try:
+        function = quick_library()[symbol]
+    except AttributeError as exc:
+        raise EngineError(f"libunicorn has no function {symbol}") from exc
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def _jump(target: int) -> bytes:
+    jump = bytearray(JUMP)
+    jump[TARGET] = target.to_bytes(8, "little")
+    return bytes(jump)

@@ -1,0 +1,388 @@
+"""One CPU on Unicorn, run in slices.
+
+    run() --> blocks of guest code --> MMIO read or write --.   callbacks, on the vCPU thread
+      ^            |       '---------> on_exception --------|
+      |            v                                        v
+    STOPPED <-- block head <-- stop() from any thread, end_slice() or kick() from a callback
+    HALTED  <-- the guest waits for an interrupt
+
+Unicorn looks for an exit request after every load and store and then begins that instruction again: a device access or a
+read-modify-write happens twice. The engine leaves those checks out of the translation, so a slice ends at the head of a block.
+A counted slice needs them to end at an exact instruction; there the engine raises no exit request at all and lowers the count.
+
+Everything but `stop` belongs to the vCPU thread: between slices, or inside a callback where it says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from emu.engine.codewatch import watch_code
+from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
+from emu.engine.layout import layout_of
+from emu.engine.library import library_build, quick_library, slow_library
+from emu.errors import EngineError
+
+if TYPE_CHECKING:
+    from _ctypes import CFuncPtr
+
+CType: TypeAlias = "type[ctypes._SimpleCData[Any]] | type[CFuncPtr]"  # what a C argument or result may be
+
+UC_HOOK_INTR = 1
+UC_HOOK_MEM_WRITE_UNMAPPED = 32
+UC_PROT_ALL = 7
+UC_CTL_USE_EXITS = 4 | 1 << 26 | 1 << 30  # UC_CTL_WRITE(UC_CTL_UC_USE_EXITS, 1)
+ONLY_CPU = -1  # qemu_get_cpu's index of the one CPU Unicorn has
+
+UC_ERR_EXCEPTION = 21
+
+_MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
+_MmioWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
+_Interrupt = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+_Unmapped = ctypes.CFUNCTYPE(
+    ctypes.c_bool, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+)
+
+
+class Exit(Enum):
+    """Why a slice ended."""
+
+    STOPPED = auto()  # asked to, or the count is used up
+    HALTED = auto()  # the guest waits for an interrupt; the pc is past the instruction that waits
+
+
+class Field(Protocol):
+    """A field of the CPU's state, in place: to read and write `value` is to read and write the CPU."""
+
+    value: int
+
+
+class Engine:
+    """One CPU and its physical address space."""
+
+    def __init__(self, isa: str) -> None:
+        """Open a CPU of `isa` as it is after reset; EngineError when this build of Unicorn or this ISA is not in the table."""
+        core, self._layout = layout_of(library_build(), isa)
+        self.isa = isa
+        self._executed: int | None = 0  # instructions in the last counted slice; None while it runs
+        self._callbacks: list[object] = []  # the library points to them: they live as long as the handle
+        self._ram: list[tuple[int, int, int]] = []  # base, size, ram_addr_t of the base
+        self._failure: BaseException | None = None
+        self._exception_handler: Callable[[int], None] | None = None
+        self._unmapped_handler: Callable[[Access, int], int] | None = None
+        self._counted = False
+        self._held_requests = 0  # interrupt requests raised within a counted slice, for the next one
+
+        watch_code(self._layout.suffix, self._layout.code_watch)
+        handle = ctypes.c_void_p()
+        self._check(quick_library().uc_open(self._layout.arch, self._layout.mode, ctypes.byref(handle)), "open a CPU")
+        self._uc = _address(handle.value)
+        self._bind_calls()
+        self._register = ctypes.c_uint64()
+        # Any register access makes the library build its CPU; only from then on is there a state to point into.
+        self._check(self._reg_read(self._uc, 1, ctypes.addressof(self._register)), "build a CPU")
+        self._check(self._ctl(self._uc, UC_CTL_USE_EXITS, 1), "do without an end address")
+
+        self.cpu = self._get_cpu(self._uc, ONLY_CPU)
+        self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
+        self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
+        self._check_layout(self.env == self.cpu + self._layout.env_in_cpu)
+        self._pc = self.field("pc")
+        self._halted = ctypes.c_uint32.from_address(self.cpu + core.cpu_halted)
+        self._requests = ctypes.c_uint32.from_address(self.cpu + core.cpu_interrupt_request)
+        self._icount_high = ctypes.c_int16.from_address(self._pointer_at(self.cpu + core.cpu_icount_decr_ptr) + 2)
+        self._counter = ctypes.c_uint64.from_address(self._uc + core.uc_emu_counter)
+        self._count = ctypes.c_uint64.from_address(self._uc + core.uc_emu_count)
+        self._exception_index = ctypes.c_int32.from_address(self.cpu + core.cpu_exception_index)
+        self._invalid_address = ctypes.c_uint64.from_address(self._uc + core.uc_invalid_addr)
+        self._no_exit_request = ctypes.c_uint8.from_address(self._uc + core.uc_no_exit_request)
+        self._no_exit_request.value = 1
+        if not self._layout.stop_interrupt:
+            ctypes.c_void_p.from_address(self._uc + core.uc_stop_interrupt).value = None
+        self._store_trap = StoreTrap(core, self._uc, self.cpu, self.env, self._layout.env_size, self.flush_tlb)
+
+    def close(self) -> None:
+        """Give the CPU back. Nothing of it may be used afterwards; closing twice is harmless."""
+        if self._uc:
+            quick_library().uc_close(ctypes.c_void_p(self._uc))
+            self._uc = 0
+
+    # Memory map
+
+    def map_ram(self, base: int, host_address: int, size: int) -> None:
+        """Back `size` bytes of physical memory from `base` on with host memory, which must stay there until `close`."""
+        self._check(self._mem_map_ptr(self._uc, base, size, UC_PROT_ALL, host_address), f"map {size:#x} bytes at {base:#x}")
+        self._ram.append((base, size, self._ram_address(self._uc, host_address)))
+
+    def map_mmio(self, base: int, size: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
+        """Send accesses to `size` bytes from `base` on to `read(offset, size)` and `write(offset, size, value)`.
+
+        `size` is 1, 2 or 4 and `offset` a multiple of it: an 8-byte access comes as two, the lower address first; an unaligned
+        load as the two aligned ones around it, an unaligned store as single bytes. What a callback raises ends the slice and is
+        raised again by `run`.
+        """
+
+        def on_read(_uc: int, offset: int, size: int, _data: int) -> int:
+            try:
+                return read(offset, size)
+            except BaseException as exc:
+                self._fail(exc)
+                return 0
+
+        def on_write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
+            try:
+                write(offset, size, value)
+            except BaseException as exc:
+                self._fail(exc)
+
+        reader, writer = _MmioRead(on_read), _MmioWrite(on_write)
+        self._callbacks += [reader, writer]
+        self._check(self._mmio_map(self._uc, base, size, reader, None, writer, None), f"map {size:#x} bytes at {base:#x}")
+
+    def on_exception(self, handler: Callable[[int], None]) -> None:
+        """Call `handler(exception number)` at every synchronous exception, with the pc at the instruction that caused it.
+
+        The handler enters the guest's own handler (QEMU's `do_interrupt` of the ISA), or does what was asked for and moves the
+        pc. Without a handler an exception is an EngineError. Set once.
+        """
+        pc, advance, trap = self._pc, self._layout.pc_advance, self._store_trap
+
+        def on_interrupt(_uc: int, number: int, _data: int) -> None:
+            if trap.address is not None:
+                return  # of an instruction behind the one that is to fault
+            pc.value -= advance
+            try:
+                handler(number)
+            except BaseException as exc:
+                self._fail(exc)
+
+        self._exception_handler = handler
+        self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt), 1, 0)  # begin > end: anywhere
+
+    def on_unmapped(self, handler: Callable[[Access, int], int]) -> None:
+        """Make an access to a physical address where nothing is mapped an exception of the guest's, as on a real bus.
+
+        `handler(access, physical address)` prepares what the ISA keeps of a fault and returns the number of the exception that
+        the handler of `on_exception` is called with. The registers are as before the instruction, the pc is at it, and then the
+        slice ends. Without a handler such an access is an EngineError. Set once, after all RAM is mapped.
+        """
+
+        def on_store(_uc: int, _kind: int, address: int, _size: int, _value: int, _data: int) -> bool:
+            self._store_trap.catch(address)
+            return False
+
+        self._unmapped_handler = handler
+        callback = _Unmapped(on_store)
+        for first, last in gaps((base, size) for base, size, _ram_address in self._ram):
+            # Not one hook for all addresses: where a memory hook covers RAM, every store takes the slow path.
+            self._hook(UC_HOOK_MEM_WRITE_UNMAPPED, callback, first, last)
+
+    # Running
+
+    def run(self, count: int = 0) -> Exit:
+        """Run one slice from the pc on; with a `count`, that many instructions at most, and `executed` says how many it were.
+
+        Raises what a callback raised, or EngineError when the CPU cannot go on.
+        """
+        if (count > 0) != self._counted:
+            self._translate_for(counted=count > 0)
+        if self._held_requests:
+            self._requests.value |= self._held_requests
+            self._held_requests = 0
+        self._executed = None
+        error = self._emu_start(self._uc, self._pc.value, 0, 0, count)
+        address = self._invalid_address.value
+        if self._store_trap.address is not None:
+            address = self._store_trap.address
+            self._store_trap.undo()
+        halted = bool(self._halted.value)
+        # The instruction that a slice stops at was counted, but not executed.
+        self._executed = self._counter.value - (not halted and not error) if count else 0
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if error:
+            self._fault(error, address)
+            return Exit.STOPPED
+        return Exit.HALTED if halted else Exit.STOPPED
+
+    @property
+    def executed(self) -> int:
+        """Instructions of the last counted slice; in a callback, those of the running one up to and with the current."""
+        return self._counter.value if self._executed is None else self._executed
+
+    def stop(self) -> None:
+        """Ask the slice to end, from any thread. One just about to start misses it: repeat until the vCPU thread answers."""
+        if not self._uc:
+            return  # closed: a thread that repeats its stop may come late
+        if self._counted:
+            self._count.value = 0
+        else:
+            self._emu_stop(self._uc)
+
+    def end_slice(self) -> None:
+        """Inside a callback: end the slice at the next block head; a counted one before the next instruction."""
+        self.stop()
+
+    def kick(self) -> None:
+        """Inside a callback that raised an interrupt: have the CPU look at its interrupt requests at the next block head.
+
+        QEMU's `icount_decr.high = -1`: the block chain is left, requests are served and the slice goes on. A counted slice ends
+        before the next instruction instead and the request is served when the next one starts: where chains end depends on
+        what was translated before, which must not show in a deterministic run.
+        """
+        if self._counted:
+            self._held_requests |= self._requests.value
+            self._requests.value = 0
+            self._count.value = 0
+        else:
+            self._icount_high.value = -1
+
+    # State
+
+    @property
+    def pc(self) -> int:
+        """The program counter. In a callback it is exact in an exception handler only."""
+        return self._pc.value
+
+    @pc.setter
+    def pc(self, value: int) -> None:
+        # uc_reg_write would mark the pc as set by hand, and the mark outlives the exit it was meant for.
+        self._pc.value = value
+
+    @property
+    def halted(self) -> bool:
+        """Whether the guest waits for an interrupt. `run` clears it: do not run a halted CPU before there is one."""
+        return bool(self._halted.value)
+
+    @halted.setter
+    def halted(self, value: bool) -> None:
+        self._halted.value = value
+
+    def read_register(self, regid: int) -> int:
+        """A register of up to 64 bits, by its id in `registers`; one the current privilege may not see reads as 0."""
+        self._register.value = 0
+        self._check(self._reg_read(self._uc, regid, ctypes.addressof(self._register)), f"read register {regid}")
+        return self._register.value
+
+    def write_register(self, regid: int, value: int) -> None:
+        """Write a register of up to 64 bits, as the current privilege may. Not for the pc."""
+        self._register.value = value
+        self._check(self._reg_write(self._uc, regid, ctypes.addressof(self._register)), f"write register {regid}")
+
+    def field(self, name: str) -> Field:
+        """A field of the CPU's state by its name in the layout table; it bypasses all side effects."""
+        offset, size = self._layout.env[name]
+        return _FIELD_TYPES[size].from_address(self.env + offset)
+
+    def function(self, name: str, restype: CType | None, *argtypes: CType) -> Callable[..., int]:
+        """QEMU's internal function `name` of this ISA, typed by ctypes types. Most take `cpu` or `env` first.
+
+        It is called with the GIL held and must not leave by longjmp: that would skip the Python frames below it.
+        """
+        symbol = f"{name}_{self._layout.suffix}"
+        try:
+            return ctypes.PYFUNCTYPE(restype, *argtypes)((symbol, quick_library()))
+        except AttributeError as exc:
+            raise EngineError(f"libunicorn has no function {symbol}") from exc
+
+    # Translations
+
+    def invalidate_code(self, start: int, size: int) -> None:
+        """Forget translations of `size` bytes of physical memory from `start` on, written by the host. Allowed in callbacks."""
+        for base, length, ram_address in self._ram:
+            if base <= start and start + size <= base + length:
+                offset = ram_address + start - base
+                self._tb_invalidate(self._uc, offset, offset + size)
+                return
+        raise ValueError(f"{size:#x} bytes at {start:#x} are not inside one block of RAM")
+
+    def flush_code(self) -> None:
+        """Forget all translations. Between slices only: a callback would return into one."""
+        self._tb_flush(self.cpu)
+
+    def flush_tlb(self) -> None:
+        """Forget all address translations. Allowed in callbacks."""
+        self._tlb_flush(self.cpu)
+
+    def _translate_for(self, *, counted: bool) -> None:
+        """A counted slice ends at exits inside a block, which an ordinary one must not have."""
+        self._counted = counted
+        self._no_exit_request.value = not counted
+        self.flush_code()
+
+    def _fault(self, error: int, address: int) -> None:
+        """Give the guest the exception for an access that ended the slice, or say why it cannot go on."""
+        access = ACCESS_OF_ERROR.get(error)
+        if access is not None and self._unmapped_handler is not None and self._exception_handler is not None:
+            number = self._unmapped_handler(access, address)
+            self._exception_index.value = number
+            self._exception_handler(number)
+            self._exception_index.value = -1
+            return
+        if access is not None:
+            reason = f"{access.value} at physical address {address:#x}, where nothing is mapped"
+        elif error == UC_ERR_EXCEPTION:
+            reason = "an exception that nothing handles"
+        else:
+            reason = f"Unicorn error {error}"
+        raise EngineError(f"CPU cannot go on at pc {self._pc.value:#x}: {reason}")
+
+    def _hook(self, kind: int, callback: CFuncPtr, begin: int, end: int) -> None:
+        self._callbacks.append(callback)
+        hook, entry = ctypes.c_size_t(), ctypes.cast(callback, ctypes.c_void_p)
+        self._check(self._hook_add(self._uc, ctypes.byref(hook), kind, entry, None, begin, end), f"add a hook of kind {kind}")
+
+    def _fail(self, failure: BaseException) -> None:
+        """Keep what a callback raised, which ctypes would print and drop, and end the slice."""
+        if self._failure is None:
+            self._failure = failure
+        self.end_slice()
+
+    def _bind_calls(self) -> None:
+        pointer, number, u64, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_size_t
+        self._ctl = _call("uc_ctl", number, pointer, number, number)
+        self._reg_read = _call("uc_reg_read", number, pointer, number, pointer)
+        self._reg_write = _call("uc_reg_write", number, pointer, number, pointer)
+        self._mem_map_ptr = _call("uc_mem_map_ptr", number, pointer, u64, size, number, pointer)
+        self._mmio_map = _call("uc_mmio_map", number, pointer, u64, size, _MmioRead, pointer, _MmioWrite, pointer)
+        self._hook_add = _call("uc_hook_add", number, pointer, pointer, number, pointer, pointer, u64, u64)
+        self._emu_stop = _call("uc_emu_stop", number, pointer)
+        start = ctypes.CFUNCTYPE(number, pointer, u64, u64, u64, size)
+        self._emu_start = start(("uc_emu_start", slow_library()))
+        self._get_cpu = self.function("qemu_get_cpu", u64, pointer, number)
+        self._ram_address = self.function("qemu_ram_addr_from_host", u64, pointer, pointer)
+        self._tb_invalidate = self.function("tb_invalidate_phys_range", None, pointer, u64, u64)
+        self._tb_flush = self.function("tb_flush", None, pointer)
+        self._tlb_flush = self.function("tlb_flush", None, pointer)
+
+    @staticmethod
+    def _check_layout(as_expected: bool) -> None:
+        if not as_expected:
+            raise EngineError(f"this library says it is {library_build()}, but its CPU state is laid out differently")
+
+    @staticmethod
+    def _pointer_at(address: int) -> int:
+        return ctypes.c_uint64.from_address(address).value
+
+    @staticmethod
+    def _check(error: int, what: str) -> None:
+        if error:
+            raise EngineError(f"Unicorn cannot {what}: uc_err {error}")
+
+
+_FIELD_TYPES = {4: ctypes.c_uint32, 8: ctypes.c_uint64}
+
+
+def _address(pointer: int | None) -> int:
+    if pointer is None:
+        raise EngineError("Unicorn opened a CPU at address 0")
+    return pointer
+
+
+def _call(name: str, restype: CType, *argtypes: CType) -> Callable[..., int]:
+    """An API function, called with the GIL held: it is short, and giving the GIL up costs more than the call."""
+    return ctypes.PYFUNCTYPE(restype, *argtypes)((name, quick_library()))

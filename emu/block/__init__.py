@@ -1,0 +1,1 @@
+"""Disk images and who owns them. A leaf."""

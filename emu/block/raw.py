@@ -1,0 +1,85 @@
+"""A raw image: byte N of the disk is byte N of the file. The disk has the size the file has when it is activated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
+from emu.errors import ImageError, ImageErrorKind
+
+
+class RawImage:
+    """An Image (emu/block/image.py) over one file."""
+
+    def __init__(self, file: ImageFile) -> None:
+        self._file = file
+
+    @property
+    def path(self) -> str:
+        """Where the image is, as the user named it."""
+        return self._file.path
+
+    @property
+    def size(self) -> int:
+        """Bytes of the disk."""
+        return self._file.size
+
+    @property
+    def read_only(self) -> bool:
+        """True when opened for reading alone."""
+        return self._file.read_only
+
+    @property
+    def active(self) -> bool:
+        """True while this process owns the image."""
+        return self._file.active
+
+    def readv(self, offset: int, buffers: ReadBuffers) -> None:
+        """Fill `buffers` one after the other from `offset`."""
+        self._check(offset, sum(map(len, buffers)))
+        self._file.readv(offset, buffers)
+
+    def readv_cached(self, offset: int, buffers: ReadBuffers) -> bool:
+        """Fill `buffers` if the host has it all in its cache."""
+        self._check(offset, sum(map(len, buffers)))
+        return self._file.readv_cached(offset, buffers)
+
+    def data_runs(self) -> Iterator[tuple[int, int]]:
+        """(offset, length) of the parts that may hold something."""
+        return self._file.data_runs()
+
+    def writev(self, offset: int, buffers: WriteBuffers) -> None:
+        """Write `buffers` one after the other from `offset`."""
+        self._check(offset, sum(map(len, buffers)))
+        self._file.writev(offset, buffers)
+
+    def flush(self) -> None:
+        """Return when every write that has returned is on disk."""
+        self._file.flush()
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give the space of a range back to the host."""
+        self._check(offset, length)
+        self._file.discard(offset, length)
+
+    def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
+        """Make a range read as zeroes."""
+        self._check(offset, length)
+        self._file.write_zeroes(offset, length, unmap=unmap)
+
+    def activate(self, *, expect_unchanged: bool = False) -> None:
+        """Own the image."""
+        self._file.activate(expect_unchanged=expect_unchanged)
+
+    def inactivate(self) -> None:
+        """Let the image go."""
+        self._file.inactivate()
+
+    def close(self) -> None:
+        """Let the image go for good."""
+        self._file.close()
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self._file.size:
+            text = f"has no bytes {offset:#x}..{offset + length:#x}, its size is {self._file.size:#x}"
+            raise ImageError(ImageErrorKind.BOUNDS, self.path, text)

@@ -1,0 +1,45 @@
+"""Reasons why a guest can be neither saved nor moved at the moment."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Blocker:
+    """One reason, while it holds."""
+
+    __slots__ = ("_owner", "reason")
+
+    def __init__(self, owner: Blockers, reason: str) -> None:
+        self._owner = owner
+        self.reason = reason
+
+    def remove(self) -> None:
+        """The reason is gone; harmless when removed."""
+        self._owner.remove(self)
+
+
+class Blockers:
+    """All reasons of one machine; thread-safe."""
+
+    def __init__(self) -> None:
+        self._blockers: list[Blocker] = []
+        self._lock = threading.Lock()
+
+    def add(self, reason: str) -> Blocker:
+        """Forbid saving and moving for `reason`, a whole sentence that also says what to do."""
+        blocker = Blocker(self, reason)
+        with self._lock:
+            self._blockers.append(blocker)
+        return blocker
+
+    def remove(self, blocker: Blocker) -> None:
+        """Take one reason away; harmless when it is gone."""
+        with self._lock:
+            if blocker in self._blockers:
+                self._blockers.remove(blocker)
+
+    def reasons(self) -> list[str]:
+        """All reasons, the oldest first."""
+        with self._lock:
+            return [blocker.reason for blocker in self._blockers]

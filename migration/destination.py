@@ -1,0 +1,143 @@
+"""The receiving side of a migration, told in order.
+
+Until GO nothing is decided: the guest has not run, and whatever fails, the disks are let go and the source goes on. RAM is
+taken as it comes (it holds no guest yet); devices change only after everything was parsed and checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from emu.errors import EmuError
+from migration.channel import Cancelled, Channel, Listener
+from migration.protocols import Guest, Step, StepHook
+from migration.received import check_same_machine, receive
+from migration.sections import plan_load
+from migration.settings import Capabilities
+from migration.status import Status, StatusMachine
+from migration.stream import Kind, StreamReader, StreamWriter
+
+
+class Incoming:
+    """One guest that comes in through `listener`; `run` is the body of its thread."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        listener: Listener,
+        status: StatusMachine,
+        capabilities: Capabilities,
+        hook: StepHook,
+        *,
+        stay_paused: bool = False,
+    ) -> None:
+        """`stay_paused` keeps a guest that ran on the source from running here until `cont`."""
+        self.error = ""
+        self.bytes_read = 0
+        self._guest = guest
+        self._listener = listener
+        self._status = status
+        self._capabilities = capabilities
+        self._hook = hook
+        self._stay_paused = stay_paused
+        self._channel: Channel | None = None
+        self._answers: StreamWriter | None = None
+        self._took_disks = False
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Stop waiting or receiving; any thread."""
+        self._cancelled = True
+        self._listener.cancel()
+        if self._channel is not None:
+            self._channel.cancel()
+
+    def run(self) -> None:
+        """Receive. Never raises: the outcome is in the status, its reason in `error`."""
+        try:
+            with contextlib.closing(self._listener):
+                self._channel = self._listener.accept()
+            run = self._receive(self._channel)
+        except BaseException as exc:
+            self._fail(exc)
+            if not isinstance(exc, (Cancelled, EmuError, OSError)):
+                raise  # our bug: its traceback belongs in the log
+        else:
+            self._arrive(run=run)
+
+    def _close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
+    def _receive(self, channel: Channel) -> bool:
+        """Everything up to the order to run; returns whether the guest is to run."""
+        self._status.go(Status.ACTIVE)
+        self._hook(Step.CALLED)
+        reader = StreamReader(channel)
+        reader.start()
+        config = reader.expect(Kind.CONFIG).fields()
+        if config.get("two-way") is True:
+            self._answers = StreamWriter(channel)
+        check_same_machine(config.get("machine"), self._guest.configuration(), uuid=self._capabilities.validate_uuid)
+        self._hook(Step.CONFIG_CHECKED)
+        self._answer(Kind.ACCEPT)
+
+        blocks = self._guest.ram_blocks()
+        for block in blocks:
+            block.discard()
+        state = receive(reader, channel, blocks, ram_now=True, on_frame=self._note_progress, on_round=self._round_over)
+        plan = plan_load(self._guest.savables(), state.sections)
+        self._hook(Step.STATE_HEARD)
+        run = state.run and not self._stay_paused
+
+        def commit() -> None:
+            state.map_ram()
+            plan.commit()
+            self._guest.loaded()
+
+        self._guest.call(commit)
+        self._hook(Step.STATE_COMMITTED)
+        self._status.go(Status.DEVICE)
+        if run or not self._capabilities.late_block_activate:
+            self._guest.disks.activate()
+            self._took_disks = True
+        self._hook(Step.DISKS_TAKEN)
+        if self._answers is not None:
+            self._answer(Kind.READY)
+            self._hook(Step.READY_SENT)
+            reader.expect(Kind.GO)
+            self._hook(Step.GO_HEARD)
+        return run
+
+    def _arrive(self, *, run: bool) -> None:
+        """From here on the guest lives here, whatever becomes of the answer; without it the source stays paused and says so."""
+        self._guest.arrive(run=run)
+        self._hook(Step.RUNNING)
+        with contextlib.suppress(EmuError, Cancelled):
+            self._answer(Kind.RUNNING)
+        self._hook(Step.RUNNING_SENT)
+        self._close()
+        self._status.go(Status.COMPLETED)
+
+    def _note_progress(self, reader: StreamReader) -> None:
+        if self.bytes_read == 0:
+            self._hook(Step.FIRST_PAGES)
+        self.bytes_read = reader.bytes_read
+
+    def _round_over(self) -> None:
+        self._answer(Kind.ROUND)
+
+    def _answer(self, kind: Kind) -> None:
+        if self._answers is not None:
+            self._answers.frame(kind, {})
+
+    def _fail(self, exc: BaseException) -> None:
+        self.error = "" if self._cancelled else str(exc)
+        self._status.go(Status.CANCELLING if self._cancelled else Status.FAILING)
+        if self._took_disks:
+            self._guest.disks.inactivate()
+        if self._answers is not None:
+            with contextlib.suppress(EmuError, Cancelled):
+                self._answers.frame(Kind.ERROR, {"error": self.error or "cancelled there"})
+        self._close()
+        self._status.go(Status.CANCELLED if self._cancelled else Status.FAILED)

@@ -1,0 +1,190 @@
+"""What a migration needs of the machine around it. The machine implements these; migration imports nothing of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Never, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migration.vmstate import State, Wire
+
+T = TypeVar("T")
+
+PAGE = 4096  # bytes; the unit of RAM on the wire, whatever the guest's page size
+
+
+class Savable(Protocol):
+    """Anything with a section in a stream: a device, the CPU, the clock."""
+
+    @property
+    def STATE(self) -> type[State] | None:  # noqa: N802 - a class attribute of those who implement it
+        """The class of the state; None when there is none, which blocks saving and moving."""
+
+    @property
+    def name(self) -> str:
+        """The section's name: unique in its machine, the same on both sides."""
+
+    def save(self) -> State:
+        """The state as it is now."""
+
+    def load(self, state: Never) -> None:
+        """Take over a checked state of class `STATE` (which a protocol for all of them can only spell Never); cannot fail."""
+
+
+class RamBlock(Protocol):
+    """One block of guest RAM."""
+
+    name: str
+    size: int
+    words: NDArray[np.uint64]  # shape (pages, 512)
+
+    def present(self) -> NDArray[np.int64]:
+        """Runs [first page, count] that may hold something; all other pages are zero."""
+
+    def discard(self) -> None:
+        """Make every page zero."""
+
+    def map_file(self, fd: int, offset: int) -> None:
+        """Make the content a private copy-on-write view of a file from `offset` on."""
+
+
+class DirtyLog(Protocol):
+    """Which pages of one block were written since the last question."""
+
+    @property
+    def words(self) -> NDArray[np.uint64]:
+        """Where to read the pages that `collect` reports, shape (pages, 512): RAM itself, or the log's copy of it."""
+
+    def start(self) -> None:
+        """Begin to watch."""
+
+    def collect(self) -> NDArray[np.int64]:
+        """Runs [first page, count] written since `start` or the last `collect`; watching goes on."""
+
+    def stop(self) -> None:
+        """Stop watching."""
+
+
+class Handover(Protocol):
+    """The guest's disk images, which have one owner at a time."""
+
+    @property
+    def active(self) -> bool:
+        """Whether this process owns them."""
+
+    def inactivate(self) -> None:
+        """Flush, fsync and let go of all; on an error all are still ours."""
+
+    def activate(self, *, expect_unchanged: bool = False) -> None:
+        """Take all, or none with an error; `expect_unchanged` refuses an image that another process wrote to meanwhile."""
+
+
+class DiskCopy(Protocol):
+    """A disk whose content goes into snapshots, because its image keeps none of its own."""
+
+    @property
+    def name(self) -> str:
+        """The drive's id."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def save(self, fd: int, offset: int) -> int:
+        """Write the content to `fd` from `offset` on, leaving zeroes out; returns the bytes written."""
+
+    def load(self, fd: int, offset: int) -> None:
+        """Make the content what lies in `fd` from `offset` on."""
+
+
+class Pause(StrEnum):
+    """Why a migration holds the guest; the names are QEMU's run states."""
+
+    FINISH_MIGRATE = "finish-migrate"
+    SAVE_VM = "save-vm"
+    RESTORE_VM = "restore-vm"
+
+
+class Guest(Protocol):
+    """The machine. Every method may be called from any thread but the vCPU's."""
+
+    @property
+    def disks(self) -> Handover:
+        """The images, which have one owner at a time."""
+
+    def configuration(self) -> Mapping[str, Wire]:
+        """What must be equal on both sides, as plain values."""
+
+    def savables(self) -> Sequence[Savable]:
+        """Everything with a section, in stream order."""
+
+    def ram_blocks(self) -> Sequence[RamBlock]:
+        """All guest RAM."""
+
+    def dirty_log(self, block: RamBlock) -> DirtyLog:
+        """A new dirty log for `block`."""
+
+    def blocked_reasons(self) -> list[str]:
+        """Whole sentences, one for each thing that forbids saving and moving; empty when nothing does."""
+
+    def unsavable_reasons(self) -> list[str]:
+        """Whole sentences, one for each thing that forbids saving alone; empty when nothing does."""
+
+    def disk_copies(self) -> Sequence[DiskCopy]:
+        """The disks whose content a snapshot keeps, in order."""
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run `function` on the vCPU thread between slices and return what it returns."""
+
+    def hold(self, why: Pause) -> bool:
+        """Stop the vCPU and let every request in flight complete; returns whether the guest ran before."""
+
+    def release(self, *, run: bool) -> None:
+        """End a hold: go on as before it, running or paused."""
+
+    def moved_away(self) -> None:
+        """End a hold for good: the guest lives elsewhere (run state postmigrate)."""
+
+    def arrive(self, *, run: bool) -> None:
+        """Become the guest that came in: run it, or stay paused."""
+
+    def loaded(self) -> None:
+        """RAM and devices were replaced: drop everything derived from the old ones. Called on the vCPU thread."""
+
+
+class Step(StrEnum):
+    """The named steps of a migration, in order of each side. A test's fault hook strikes at these."""
+
+    # source
+    CONNECTED = "source:connected"
+    CONFIG_SENT = "source:config-sent"
+    ACCEPTED = "source:accepted"
+    FIRST_ROUND_SENT = "source:first-round-sent"
+    GUEST_HELD = "source:guest-held"
+    DISKS_LET_GO = "source:disks-let-go"
+    LAST_ROUND_SENT = "source:last-round-sent"
+    STATE_SENT = "source:state-sent"
+    READY_HEARD = "source:ready-heard"
+    GO_SENT = "source:go-sent"
+    RUNNING_HEARD = "source:running-heard"
+    # destination
+    CALLED = "destination:called"
+    CONFIG_CHECKED = "destination:config-checked"
+    FIRST_PAGES = "destination:first-pages"
+    STATE_HEARD = "destination:state-heard"
+    STATE_COMMITTED = "destination:state-committed"
+    DISKS_TAKEN = "destination:disks-taken"
+    READY_SENT = "destination:ready-sent"
+    GO_HEARD = "destination:go-heard"
+    RUNNING = "destination:running"
+    RUNNING_SENT = "destination:running-sent"
+
+
+StepHook = Callable[[Step], None]
+
+
+def no_hook(_step: Step) -> None:
+    """The step hook of a machine that is not under test."""

@@ -1,0 +1,120 @@
+"""What both a destination and `loadvm` do first: compare the machines, and read a state without changing a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from emu.errors import MigrationError, StreamError
+from migration.channel import Channel
+from migration.mapped import MappedRegion, find_region
+from migration.pages import RamReceiver, find_block
+from migration.protocols import DiskCopy, RamBlock
+from migration.sections import Section
+from migration.stream import Kind, StreamReader
+from migration.vmstate import Wire
+
+MAX_SECTIONS = 4096  # a machine has tens of devices
+
+
+def check_same_machine(theirs: Wire, ours: Mapping[str, Wire], *, uuid: bool) -> None:
+    """Raise MigrationError naming the first thing that differs; the uuid counts only when asked."""
+    if not isinstance(theirs, dict):
+        raise StreamError("CONFIG frame: machine must be a map")
+    ignored = () if uuid else ("uuid",)
+    _compare("", _without(theirs, ignored), _without(ours, ignored))
+
+
+def _without(configuration: Mapping[str, Wire], ignored: Sequence[str]) -> dict[str, Wire]:
+    return {key: value for key, value in configuration.items() if key not in ignored}
+
+
+def _compare(path: str, theirs: Wire, ours: Wire) -> None:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in [*ours, *(key for key in theirs if key not in ours)]:
+            where = f"{path}.{key}" if path else key
+            if key not in theirs or key not in ours:
+                side = "this machine" if key in ours else "the source"
+                raise MigrationError(f"the machines differ: only {side} has {where}")
+            _compare(where, theirs[key], ours[key])
+    elif theirs != ours:
+        raise MigrationError(f"the machines differ in {path}: the source has {theirs!r:.80}, this one has {ours!r:.80}")
+
+
+@dataclass(slots=True)
+class ReceivedState:
+    """A state read to its END: RAM that came in frames is in place, all else only noted."""
+
+    run: bool = False
+    sections: list[Section] = field(default_factory=list)
+    regions: list[tuple[RamBlock, MappedRegion]] = field(default_factory=list)
+    disks: list[tuple[DiskCopy, MappedRegion]] = field(default_factory=list)
+
+    def map_ram(self) -> None:
+        """Put RAM that lies in a file in place."""
+        for block, region in self.regions:
+            block.map_file(region.fd, region.offset)
+
+    def load_disks(self) -> None:
+        """Give every disk the content it had."""
+        for disk, region in self.disks:
+            disk.load(region.fd, region.offset)
+
+
+def find_disk(disks: Sequence[DiskCopy], name: Wire) -> DiskCopy:
+    """The disk called `name`; an unknown one is a StreamError."""
+    for disk in disks:
+        if disk.name == name:
+            return disk
+    raise StreamError(f"the stream has a disk {name!r:.40}, none of this machine's is kept in snapshots under that name")
+
+
+def receive(
+    reader: StreamReader,
+    channel: Channel,
+    blocks: Sequence[RamBlock],
+    *,
+    disks: Sequence[DiskCopy] = (),
+    ram_now: bool,
+    on_frame: Callable[[StreamReader], None] = lambda _reader: None,
+    on_round: Callable[[], None] = lambda: None,
+) -> ReceivedState:
+    """Read frames up to END. RAM frames are applied as they come when `ram_now`, else refused: a guest is still in that RAM."""
+    receiver = RamReceiver(blocks)
+    state = ReceivedState()
+    while True:
+        frame = reader.next()
+        match frame.kind:
+            case Kind.RAM if ram_now:
+                receiver.take(frame)
+            case Kind.RAM:
+                raise StreamError(
+                    f"{channel.label} holds a migration stream, not a snapshot; start a machine with --incoming for it"
+                )
+            case Kind.MAP:
+                fields = frame.fields()
+                if "disk" in fields:
+                    disk = find_disk(disks, fields["disk"])
+                    state.disks.append((disk, find_region(channel, fields.get("size"), disk.size, f"disk {disk.name}")))
+                    continue
+                block = find_block(blocks, fields.get("block"))
+                state.regions.append((block, find_region(channel, fields.get("size"), block.size, block.name)))
+            case Kind.SECTION:
+                state.sections.append(Section.from_wire(frame.fields()))
+                if len(state.sections) > MAX_SECTIONS:
+                    raise StreamError(f"the stream has more than {MAX_SECTIONS} sections")
+            case Kind.ROUND:
+                on_round()
+            case Kind.DESCRIPTION:
+                pass
+            case Kind.END:
+                run = frame.fields().get("run")
+                if type(run) is not bool:
+                    raise StreamError(f"END frame: run is {run!r:.40}, must be true or false")
+                state.run = run
+                if len(state.disks) != len(disks):
+                    raise StreamError(f"the stream has {len(state.disks)} disks, this machine needs {len(disks)}")
+                return state
+            case _:
+                raise StreamError(f"got a {frame.kind.name} frame in the middle of the state")
+        on_frame(reader)

@@ -1,0 +1,192 @@
+"""A guest, its disk and its dirty log without a machine, for tests of the migration story itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emu.errors import ImageError, ImageErrorKind
+from migration.protocols import PAGE, DirtyLog, DiskCopy, Pause, RamBlock, Savable
+from migration.vmstate import State, VMState, Wire, u32
+
+T = TypeVar("T")
+PAGES = 64
+
+
+@dataclass(slots=True, kw_only=True)
+class CounterState(State):
+    VMSTATE: ClassVar[VMState] = VMState("counter", version=1, minimum=1)
+    value: int = u32(max=1000)
+
+
+class Counter:
+    STATE: ClassVar[type[State] | None] = CounterState
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = CounterState()
+
+    def save(self) -> CounterState:
+        return self.state
+
+    def load(self, state: State) -> None:
+        assert isinstance(state, CounterState)
+        self.state = state
+
+
+class FakeRam:
+    def __init__(self, pages: int = PAGES) -> None:
+        self.name = "ram"
+        self.size = pages * PAGE
+        self.words: NDArray[np.uint64] = np.zeros((pages, PAGE // 8), np.uint64)
+        self.written: set[int] = set()
+
+    def write(self, page: int, value: int) -> None:
+        self.words[page] = value
+        self.written.add(page)
+
+    def present(self) -> NDArray[np.int64]:
+        return np.array([[0, len(self.words)]], np.int64)
+
+    def discard(self) -> None:
+        self.words[:] = 0
+
+    def map_file(self, fd: int, offset: int) -> None:
+        self.words[:] = np.fromfile(f"/proc/self/fd/{fd}", np.uint64, self.size // 8, offset=offset).reshape(self.words.shape)
+
+
+class FakeLog:
+    def __init__(self, ram: FakeRam) -> None:
+        self._ram = ram
+        self.watching = False
+
+    @property
+    def words(self) -> NDArray[np.uint64]:
+        return self._ram.words
+
+    def start(self) -> None:
+        self._ram.written.clear()
+        self.watching = True
+
+    def collect(self) -> NDArray[np.int64]:
+        pages = sorted(self._ram.written)
+        self._ram.written.clear()
+        return np.array([[page, 1] for page in pages], np.int64).reshape(-1, 2)
+
+    def stop(self) -> None:
+        self.watching = False
+
+
+@dataclass
+class FakeDisk:
+    """One disk that both sides see."""
+
+    owner: object = None
+    writer: object = None
+
+
+class FakeHandover:
+    def __init__(self, disk: FakeDisk, *, active: bool) -> None:
+        self._disk = disk
+        self._let_go_writer: object = None
+        self.fail_inactivate = False
+        if active:
+            self.activate()
+
+    @property
+    def active(self) -> bool:
+        return self._disk.owner is self
+
+    def write(self) -> None:
+        assert self.active, "a write to an inactive disk"
+        self._disk.writer = self
+
+    def inactivate(self) -> None:
+        if self.fail_inactivate:
+            raise ImageError(ImageErrorKind.IO, "disk", "no space left on device")
+        self._let_go_writer = self._disk.writer
+        if self.active:
+            self._disk.owner = None
+
+    def activate(self, *, expect_unchanged: bool = False) -> None:
+        if self._disk.owner not in (None, self):
+            raise ImageError(ImageErrorKind.LOCKED, "disk", "is in use by another process")
+        if expect_unchanged and not self.active and self._disk.writer is not self._let_go_writer:
+            raise ImageError(ImageErrorKind.STALE, "disk", "was written to by another emu")
+        self._disk.owner = self
+
+
+@dataclass
+class FakeGuest:
+    """A guest that runs or not; `ran_after` notes that it was let run again."""
+
+    disks: FakeHandover
+    running: bool = True
+    ram: FakeRam = field(default_factory=FakeRam)
+    devices: list[Counter] = field(default_factory=lambda: [Counter("a"), Counter("b")])
+    reasons: list[str] = field(default_factory=list)
+    state: str = "running"
+    log: FakeLog | None = None
+    copies: list[DiskCopy] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    machine: dict[str, Wire] = field(default_factory=lambda: {"target": "fake", "memory": PAGES * PAGE, "uuid": "1"})
+
+    def configuration(self) -> Mapping[str, Wire]:
+        return self.machine
+
+    def savables(self) -> Sequence[Savable]:
+        return self.devices
+
+    def ram_blocks(self) -> Sequence[RamBlock]:
+        return [self.ram]
+
+    def dirty_log(self, block: RamBlock) -> DirtyLog:
+        assert block is self.ram
+        self.log = FakeLog(self.ram)
+        return self.log
+
+    def blocked_reasons(self) -> list[str]:
+        return list(self.reasons)
+
+    def unsavable_reasons(self) -> list[str]:
+        return []
+
+    def disk_copies(self) -> Sequence[DiskCopy]:
+        return self.copies
+
+    def call(self, function: Callable[[], T]) -> T:
+        with self.lock:
+            return function()
+
+    def hold(self, why: Pause) -> bool:
+        ran, self.running, self.state = self.running, False, str(why)
+        return ran
+
+    def release(self, *, run: bool) -> None:
+        self.running, self.state = run, "running" if run else "paused"
+
+    def moved_away(self) -> None:
+        self.state = "postmigrate"
+
+    def arrive(self, *, run: bool) -> None:
+        self.running, self.state = run, "running" if run else "paused"
+
+    def loaded(self) -> None:
+        pass
+
+
+def pair(*, running: bool = True) -> tuple[FakeGuest, FakeGuest]:
+    """A guest that owns its disk, with something in RAM and devices, and an empty machine that waits for it."""
+    disk = FakeDisk()
+    source = FakeGuest(FakeHandover(disk, active=True), running=running, state="running" if running else "paused")
+    for page in range(0, PAGES, 3):
+        source.ram.write(page, page + 1)
+    source.devices[0].state.value = 17
+    source.devices[1].state.value = 1000
+    source.disks.write()
+    return source, FakeGuest(FakeHandover(disk, active=False), running=False, state="inmigrate")

@@ -1,0 +1,81 @@
+"""What a board gets from its machine and gives to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from emu.block.image import Image
+from emu.chardev import Chardev
+from emu.clock import VirtualClock
+from emu.config import DriveConfig, MachineConfig
+from emu.ram import Ram
+from emu.vcpu import Cpu
+from migration.protocols import DirtyLog, RamBlock, Savable
+from migration.vmstate import Wire
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """Everything around a board that its devices need. Each device gets the one thing it uses."""
+
+    config: MachineConfig
+    clock: VirtualClock
+    console: Chardev
+    drives: Sequence[tuple[DriveConfig, Image]]
+    post: Callable[[Callable[[], None]], None]  # run on the vCPU thread
+    power_off: Callable[[int], None]  # the guest switched itself off, with an exit code
+    request_reset: Callable[[], None]
+
+
+class Board(Protocol):
+    """A built board: CPU, RAM, devices."""
+
+    @property
+    def cpu(self) -> BoardCpu:
+        """The guest's CPU."""
+
+    @property
+    def rams(self) -> Sequence[Ram]:
+        """All RAM."""
+
+    @property
+    def devices(self) -> Sequence[BoardDevice]:
+        """All devices, in stream order."""
+
+    @property
+    def regions(self) -> Sequence[tuple[int, int, str]]:
+        """The guest-physical address space: base, size, what is there."""
+
+    def configuration(self) -> Mapping[str, Wire]:
+        """What the guest could tell apart, for the comparison before a migration."""
+
+    def dirty_log(self, block: RamBlock) -> DirtyLog:
+        """A new dirty log for one of `rams`."""
+
+    def drain(self) -> None:
+        """Return when no request is in flight; called on the vCPU thread with the guest stopped."""
+
+    def load_guest(self) -> None:
+        """Put kernel, initrd and device tree in RAM, and the CPU where they start; called after a reset."""
+
+    def loaded(self) -> None:
+        """RAM was replaced from outside: drop all translated code and cached translations."""
+
+    def close(self) -> None:
+        """Give back what the host lent."""
+
+
+class BoardDevice(Savable, Protocol):
+    """A device as the machine sees it."""
+
+    def reset(self) -> None:
+        """Back to the state after power-on."""
+
+
+class BoardCpu(Cpu, BoardDevice, Protocol):
+    """A CPU as the machine sees it."""
+
+    def registers(self) -> Mapping[str, int]:
+        """Every register by its name, for people; on the vCPU thread."""

@@ -1,0 +1,67 @@
+"""Kernels and firmware as files: what format they have, and putting them in RAM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from emu.errors import ConfigError, GuestError
+from emu.memory import GuestMemory
+
+ELF_MAGIC = b"\x7fELF"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Where something was put: guest-physical addresses."""
+
+    start: int
+    end: int
+    entry: int
+
+
+def read_file(path: Path, what: str) -> bytes:
+    """The whole file; ConfigError names `what` it was to be."""
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{what} {path}: {exc.strerror}") from exc
+
+
+def load_raw(memory: GuestMemory, data: bytes, address: int, what: str) -> Loaded:
+    """Put `data` at `address`."""
+    check_fits(memory, address, len(data), what)
+    memory.write(address, data)
+    return Loaded(address, address + len(data), address)
+
+
+def load_elf(memory: GuestMemory, path: Path, *, machine: str) -> Loaded:
+    """Put the PT_LOAD segments of an ELF file at their physical addresses; `machine` is its e_machine, such as EM_RISCV."""
+    # Imported here: 20 ms that a start from a raw kernel or a snapshot does not have to wait for.
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            if elf["e_machine"] != machine:
+                raise ConfigError(f"kernel {path} is for {elf['e_machine']}, this machine needs {machine}")
+            start, end = 1 << 64, 0
+            for segment in elf.iter_segments("PT_LOAD"):
+                address, size = segment["p_paddr"], segment["p_memsz"]
+                check_fits(memory, address, size, f"kernel {path}")
+                memory.write(address, segment.data().ljust(size, b"\0"))
+                start, end = min(start, address), max(end, address + size)
+            if end == 0:
+                raise ConfigError(f"kernel {path} has nothing to load")
+            return Loaded(start, end, elf["e_entry"])
+    except (ELFError, OSError) as exc:
+        raise ConfigError(f"kernel {path}: {exc}") from exc
+
+
+def check_fits(memory: GuestMemory, address: int, size: int, what: str) -> None:
+    """Raise ConfigError unless `size` bytes at `address` are RAM."""
+    try:
+        memory.view(address, size)
+    except GuestError:
+        raise ConfigError(f"{what} needs {size} bytes at {address:#x}, which is not within RAM") from None

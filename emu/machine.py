@@ -1,0 +1,322 @@
+"""One machine: a board, its vCPU thread, its disks, its run state, and the migrations that move it.
+
+Every public method may be called from any thread but the vCPU's. A change of run state and what it entails happen under one
+lock, so that a command never meets a machine half way between two states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from emu.block.copy import DiskCopy
+from emu.block.image import Image, open_image
+from emu.block.set import ImageSet
+from emu.board import Board, Wiring
+from emu.chardev import Chardev
+from emu.clock import VirtualClock
+from emu.config import DriveConfig, MachineConfig
+from emu.errors import MigrationError
+from emu.events import Events
+from emu.ram import Ram
+from emu.runstate import RunState, RunStateError, check_transition
+from emu.vcpu import Vcpu
+from migration.blockers import Blockers
+from migration.manager import Migrations
+from migration.protocols import DirtyLog, Pause, RamBlock, Savable, StepHook, no_hook
+from migration.snapshot import SaveReport, SnapshotStore, load_snapshot, save_snapshot
+from migration.status import Status
+from migration.vmstate import Wire
+
+T = TypeVar("T")
+BuildBoard = Callable[[Wiring], Board]
+
+log = logging.getLogger(__name__)
+
+
+class Machine:
+    """A guest and everything it consists of. Implements migration.protocols.Guest."""
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        build: BuildBoard,
+        console: Chardev,
+        *,
+        incoming: bool = False,
+        blank: bool = False,
+        hook: StepHook = no_hook,
+    ) -> None:
+        """Build the machine, stopped.
+
+        With `incoming` its images stay another process's and no guest is loaded; with `blank` none is loaded either, for
+        `loadvm` is to bring one.
+        """
+        self.config = config
+        self.events = Events()
+        self.blockers = Blockers()
+        self.snapshots = SnapshotStore(config.snapshots)
+        self.exit_code = 0  # what the guest gave when it switched itself off
+        self.over = threading.Event()  # set when the guest is off, or its process should end for another reason
+        self.migrations = Migrations(self, hook=hook, on_status=self._migration_status, on_pass=self._migration_pass)
+        self._clock = VirtualClock()
+        self._lock = threading.RLock()
+        self._state = RunState.PRELAUNCH
+        self._before_hold = RunState.PRELAUNCH
+        with contextlib.ExitStack() as undo:
+            self.drives = list(_open_drives(config.drives, active=not incoming, undo=undo))
+            self.disks = ImageSet([image for _drive, image in self.drives])
+            self.board = build(
+                Wiring(
+                    config=config,
+                    clock=self._clock,
+                    console=console,
+                    drives=self.drives,
+                    post=self._post,
+                    power_off=self._guest_power_off,
+                    request_reset=self._guest_reset,
+                )
+            )
+            undo.callback(self.board.close)
+            if incoming:
+                self._go(RunState.INMIGRATE)
+            elif not blank:
+                self._reset_all()
+            self._vcpu = Vcpu(self.board.cpu, self._clock, self._crashed)
+            undo.pop_all()
+
+    @property
+    def state(self) -> RunState:
+        """The run state now."""
+        return self._state
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest runs."""
+        return self._state is RunState.RUNNING
+
+    # What a user orders.
+
+    def cont(self) -> None:
+        """Run the guest. One that was moved away first takes its disks back, if nobody wrote to them since."""
+        with self._lock:
+            if self._state is RunState.RUNNING:
+                return
+            if self._state is RunState.FINISH_MIGRATE:
+                raise MigrationError(f"the migration is not finalised yet, it is in status {self.migrations.status}")
+            if self._state is RunState.INMIGRATE:
+                raise MigrationError("no guest has come in yet")
+            check_transition(self._state, RunState.RUNNING)
+            self.disks.activate(expect_unchanged=True)
+            self._run()
+
+    def stop(self) -> None:
+        """Pause the guest; harmless when it is not running."""
+        with self._lock:
+            if self._state is RunState.RUNNING:
+                self._vcpu.pause()
+                if self._state is RunState.RUNNING:  # else it switched itself off in its last slice
+                    self._go(RunState.PAUSED)
+                    self.events.emit("STOP")
+
+    def reset(self) -> None:
+        """Press the reset button."""
+        with self._lock:
+            if not self.disks.active:
+                raise RunStateError(f"the machine is {self._state} and its disks are another process's: it cannot be reset")
+            self._vcpu.call(self._reset_all)
+            if self._state in (RunState.SHUTDOWN, RunState.INTERNAL_ERROR):
+                self._go(RunState.PAUSED)
+        self.events.emit("RESET", {"guest": False})
+
+    def power_down(self) -> None:
+        """End the guest as if its plug were pulled, disks flushed."""
+        with self._lock:
+            self._vcpu.pause()
+            self._vcpu.call(self.board.drain)
+        self.over.set()
+
+    def savevm(self, tag: str) -> SaveReport:
+        """Save the guest as `tag`."""
+        path = self.snapshots.path(tag)
+        self._refuse_while_migrating("saved")
+        return save_snapshot(self, path)
+
+    def loadvm(self, tag: str) -> None:
+        """Become the guest saved as `tag`; running before, it runs after."""
+        path = self.snapshots.existing(tag)
+        self._refuse_while_migrating("replaced")
+        load_snapshot(self, path)
+
+    def delvm(self, tag: str) -> None:
+        """Delete the snapshot `tag`."""
+        self.snapshots.delete(tag)
+
+    def _refuse_while_migrating(self, what: str) -> None:
+        if self.migrations.under_way or self._state is RunState.INMIGRATE:
+            raise MigrationError(f"the guest cannot be {what} while a migration is under way")
+
+    def close(self) -> None:
+        """End the threads and give everything back; the guest is gone."""
+        self.migrations.cancel()
+        self.migrations.wait_over(timeout=10)
+        self._vcpu.call(self._pause_and_drain)
+        self._vcpu.close()
+        self.disks.close()
+        self.board.close()
+
+    # What the guest orders, on the vCPU thread.
+
+    def _guest_power_off(self, code: int) -> None:
+        self.exit_code = code
+        self._vcpu.run_next(self._shut_down)
+
+    def _shut_down(self) -> None:
+        # Not under the lock: a command that holds it may be waiting for this thread.
+        if not self._vcpu.running:
+            return
+        self._pause_and_drain()
+        self._go(RunState.SHUTDOWN)
+        self.events.emit("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
+        self.over.set()
+
+    def _guest_reset(self) -> None:
+        self._vcpu.run_next(self._reset_by_guest)
+
+    def _reset_by_guest(self) -> None:
+        self._reset_all()
+        self.events.emit("RESET", {"guest": True})
+
+    def _crashed(self, exc: BaseException) -> None:
+        log.error("the guest stopped: %s", exc)
+        self._go(RunState.INTERNAL_ERROR)
+        self.events.emit("STOP")
+
+    def _post(self, function: Callable[[], None]) -> None:
+        self._vcpu.post(function)
+
+    def _pause_and_drain(self) -> None:
+        self._vcpu.running = False
+        self._clock.stop()
+        self.board.drain()
+
+    def _reset_all(self) -> None:
+        self.board.drain()
+        for device in (*self.board.devices, self.board.cpu):
+            device.reset()
+        self.board.load_guest()
+        self.board.loaded()
+
+    # migration.protocols.Guest.
+
+    def configuration(self) -> Mapping[str, Wire]:
+        """What must be equal on both sides."""
+        return {
+            "target": self.config.target,
+            "memory": self.config.memory,
+            "uuid": self.config.uuid,
+            "board": dict(self.board.configuration()),
+            "drives": {drive.id: {"size": image.size, "readonly": drive.readonly} for drive, image in self.drives},
+        }
+
+    def savables(self) -> Sequence[Savable]:
+        """Clock, CPU, devices."""
+        return (self._clock, self.board.cpu, *self.board.devices)
+
+    def ram_blocks(self) -> Sequence[Ram]:
+        """All guest RAM."""
+        return self.board.rams
+
+    def dirty_log(self, block: RamBlock) -> DirtyLog:
+        """A new dirty log for one of `ram_blocks`."""
+        return self.board.dirty_log(block)
+
+    def blocked_reasons(self) -> list[str]:
+        """Whole sentences, one for each thing that forbids saving and moving."""
+        return self.blockers.reasons()
+
+    def unsavable_reasons(self) -> list[str]:
+        """Whole sentences, one for each thing that forbids saving alone."""
+        return [
+            f"Drive {drive.id!r} is a writable raw image, which keeps no snapshots: give it ,readonly, "
+            "or ,savevm=copy to keep a copy of it in every snapshot."
+            for drive, _image in self.drives
+            if not drive.readonly and drive.savevm == "refuse"
+        ]
+
+    def disk_copies(self) -> Sequence[DiskCopy]:
+        """The disks whose content a snapshot keeps."""
+        return [DiskCopy(drive.id, image) for drive, image in self.drives if not drive.readonly and drive.savevm == "copy"]
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run `function` on the vCPU thread between slices."""
+        return self._vcpu.call(function)
+
+    def hold(self, why: Pause) -> bool:
+        """Stop the vCPU and let every request in flight complete."""
+        with self._lock:
+            before = self._state
+            check_transition(before, RunState(why))
+            self._vcpu.call(self._pause_and_drain)
+            # The guest may have switched itself off in its last slice.
+            self._before_hold = RunState.SHUTDOWN if self._state is RunState.SHUTDOWN else before
+            self._go(RunState(why))
+            if before is RunState.RUNNING:
+                self.events.emit("STOP")
+            return self._before_hold is RunState.RUNNING
+
+    def release(self, *, run: bool) -> None:
+        """End a hold."""
+        with self._lock:
+            if run:
+                self._run()
+            else:
+                before = self._before_hold
+                self._go(RunState.PAUSED if before is RunState.RUNNING else before)
+
+    def moved_away(self) -> None:
+        """End a hold for good."""
+        with self._lock:
+            self._go(RunState.POSTMIGRATE)
+
+    def arrive(self, *, run: bool) -> None:
+        """Become the guest that came in."""
+        with self._lock:
+            if run:
+                self._run()
+            else:
+                self._go(RunState.PAUSED)
+
+    def loaded(self) -> None:
+        """RAM and devices were replaced."""
+        self.board.loaded()
+
+    def _run(self) -> None:
+        self._go(RunState.RUNNING)
+        self.events.emit("RESUME")  # first: the guest may stop itself at once
+        self._vcpu.resume()
+
+    def _go(self, new: RunState) -> None:
+        if new is not self._state:
+            check_transition(self._state, new)
+            self._state = new
+
+    def _migration_status(self, status: Status) -> None:
+        if self.migrations.capabilities.events:
+            self.events.emit("MIGRATION", {"status": str(status)})
+
+    def _migration_pass(self, iteration: int) -> None:
+        if self.migrations.capabilities.events:
+            self.events.emit("MIGRATION_PASS", {"pass": iteration})
+
+
+def _open_drives(
+    drives: Sequence[DriveConfig], *, active: bool, undo: contextlib.ExitStack
+) -> Iterator[tuple[DriveConfig, Image]]:
+    for drive in drives:
+        image = open_image(str(drive.path), drive.format, read_only=drive.readonly, active=active)
+        undo.callback(image.close)
+        yield drive, image

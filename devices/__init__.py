@@ -1,0 +1,1 @@
+"""One file, one device: docstring with the specification, constants, state, device."""

@@ -1,0 +1,110 @@
+"""How a kernel is entered: Linux `Image`, ELF or raw in S-mode with our SBI, or firmware in M-mode.
+
+Linux's contract is Documentation/arch/riscv/boot.rst and boot-image-header.rst: a0 hart id, a1 device tree, satp 0.
+Firmware gets what OpenSBI's FW_DYNAMIC and FW_JUMP take: a2 points to fw_dynamic_info, the kernel lies at RAM + 2 MiB.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from emu.config import MachineConfig
+from emu.errors import ConfigError
+from emu.guestimage import ELF_MAGIC, Loaded, check_fits, load_elf, load_raw, read_file
+from emu.memory import GuestMemory
+from targets.riscv64.cpu import CSRS, Irq, Priv, RiscvCpu
+
+KERNEL_OFFSET = 2 << 20  # boot-image-header.rst: 2 MiB aligned from the start of RAM
+TREE_ALIGN = 2 << 20  # Linux maps the tree by one 2 MiB page
+PAGE = 4096
+
+IMAGE_MAGIC = b"RSC\x05"
+IMAGE_HEADER = struct.Struct("<16x Q 32x 4s 4x")  # image_size, magic2
+
+FW_DYNAMIC_MAGIC = 0x4942534F  # "OSBI"
+FW_DYNAMIC = struct.Struct("<6Q")  # magic, version, next_addr, next_mode, options, boot_hart
+FW_DYNAMIC_VERSION = 2
+
+# Delegated to S-mode, as OpenSBI does: misaligned fetch, breakpoint, ecall from U, page faults; all supervisor interrupts.
+MEDELEG = 1 << 0 | 1 << 3 | 1 << 8 | 1 << 12 | 1 << 13 | 1 << 15
+MIDELEG = 1 << Irq.SSIP | 1 << Irq.STIP | 1 << Irq.SEIP
+FIRMWARE_SETUP = {
+    "medeleg": MEDELEG,
+    "mideleg": MIDELEG,
+    "mcounteren": 7,  # cycle, time, instret
+    "pmpaddr0": (1 << 54) - 1,  # all of memory,
+    "pmpcfg0": 0x1F,  # NAPOT, read, write, execute
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the parts of a guest lie: guest-physical addresses."""
+
+    kernel: Loaded | None
+    initrd: Loaded | None
+    tree: int
+    start: int
+    dynamic_info: int = 0  # 0 without firmware
+
+
+def place(config: MachineConfig, memory: GuestMemory, base: int, tree_size: int) -> Placement:
+    """Put kernel, initrd and firmware in RAM and choose the device tree's place; raises ConfigError when they do not fit."""
+    end = base + config.memory
+    # The tree and fw_dynamic_info behind it, as high as they go.
+    tree = (end - tree_size - PAGE) // TREE_ALIGN * TREE_ALIGN
+    check_fits(memory, tree, tree_size + PAGE, "the device tree")
+    if tree < base + KERNEL_OFFSET:
+        tree = (end - tree_size - PAGE) // PAGE * PAGE
+    kernel = None if config.kernel is None else _load_kernel(config, memory, base)
+    initrd = None
+    if config.initrd is not None:
+        data = read_file(config.initrd, "initrd")
+        address = (tree - len(data)) // PAGE * PAGE
+        if kernel is None or address < kernel.end:
+            raise ConfigError(
+                f"initrd {config.initrd} has {len(data)} bytes, which do not fit between kernel and device tree in "
+                f"{config.memory >> 20} MiB of RAM"
+            )
+        initrd = load_raw(memory, data, address, "initrd")
+    if config.bios is None:
+        if kernel is None:
+            raise ConfigError("no kernel was given: use --kernel FILE, --bios FILE or the name of a bundled guest")
+        return Placement(kernel, initrd, tree, kernel.entry)
+    firmware = read_file(config.bios, "firmware")
+    loaded = (
+        load_elf(memory, config.bios, machine="EM_RISCV")
+        if firmware[:4] == ELF_MAGIC
+        else load_raw(memory, firmware, base, "firmware")
+    )
+    dynamic_info = tree + (tree_size + 7 & ~7)
+    target = base + KERNEL_OFFSET if kernel is None else kernel.entry
+    memory.write(dynamic_info, FW_DYNAMIC.pack(FW_DYNAMIC_MAGIC, FW_DYNAMIC_VERSION, target, Priv.S, 0, 0))
+    return Placement(kernel, initrd, tree, loaded.entry, dynamic_info)
+
+
+def _load_kernel(config: MachineConfig, memory: GuestMemory, base: int) -> Loaded:
+    assert config.kernel is not None
+    data = read_file(config.kernel, "kernel")
+    if data[:4] == ELF_MAGIC:
+        return load_elf(memory, config.kernel, machine="EM_RISCV")
+    address = base + KERNEL_OFFSET
+    loaded = load_raw(memory, data, address, f"kernel {config.kernel}")
+    image_size, magic = IMAGE_HEADER.unpack_from(data.ljust(IMAGE_HEADER.size, b"\0"))
+    if magic == IMAGE_MAGIC:  # image_size counts the zeroed data behind the file's end
+        check_fits(memory, address, image_size, f"kernel {config.kernel}")
+        return Loaded(address, address + max(image_size, len(data)), address)
+    return loaded
+
+
+def enter(cpu: RiscvCpu, placement: Placement) -> None:
+    """Set the registers as the kernel or firmware expects them."""
+    cpu.write(10, 0)
+    cpu.write(11, placement.tree)
+    cpu.write(12, placement.dynamic_info)
+    if not placement.dynamic_info:
+        for name, value in FIRMWARE_SETUP.items():
+            cpu.write_csr(CSRS[name], value)
+        cpu.priv = Priv.S
+    cpu.pc = placement.start

@@ -1,0 +1,125 @@
+"""Builds the tiny guest for each ISA with Debian's cross compilers; the same sources and compiler give the same bytes.
+
+`python -m images.build` writes images/*-tiny.elf; `python -m images.build --check` writes nothing and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from emu.errors import ConfigError, EmuError
+
+IMAGES = Path(__file__).parent
+SOURCES = IMAGES / "tiny"
+
+BUILD_LIMIT = 120.0  # seconds; it takes two
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Isa:
+    """How one ISA's image is made; its port is the folder images/tiny/<name>."""
+
+    compiler: str
+    package: str  # Debian's, named when the compiler is missing
+    link_address: int
+    flags: tuple[str, ...]
+
+
+ISAS: dict[str, Isa] = {
+    "riscv64": Isa(
+        compiler="riscv64-linux-gnu-gcc",
+        package="gcc-riscv64-linux-gnu",
+        link_address=0x8020_0000,  # where Linux's Image goes too
+        flags=("-march=rv64imac_zicsr", "-mabi=lp64", "-mcmodel=medany", "-Wl,--no-relax"),
+    ),
+}
+
+FLAGS = (
+    "-std=c11",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-ffreestanding",
+    "-fno-stack-protector",
+    "-fno-pic",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-tree-loop-distribute-patterns",  # memcpy's own loop must not become a call of memcpy
+    "-static",
+    "-no-pie",
+    "-nostdlib",
+    "-s",
+    "-Wl,--build-id=none",
+    "-Wl,-z,max-page-size=4096",
+    "-Wl,-z,noexecstack",
+    "-Wl,-T,tiny.ld",
+)
+
+
+def image_path(name: str) -> Path:
+    """Where the image of the ISA `name` belongs."""
+    return IMAGES / f"{name}-tiny.elf"
+
+
+def compile_image(name: str) -> bytes:
+    """The ELF file of the ISA `name`, made from the sources; ConfigError if that cannot be done here."""
+    isa = ISAS[name]
+    compiler = shutil.which(isa.compiler)
+    if compiler is None:
+        raise ConfigError(f"{isa.compiler} is not installed; Debian's package is {isa.package}")
+    sources = [str(path.relative_to(SOURCES)) for folder in (SOURCES / name, SOURCES) for path in sorted(folder.glob("*.[cS]"))]
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "tiny.elf"
+        command = [
+            compiler,
+            *FLAGS,
+            *isa.flags,
+            f"-ffile-prefix-map={SOURCES}=.",
+            f"-Wl,--defsym=LINK_ADDRESS={isa.link_address}",
+        ]
+        command += [*sources, "-o", str(output)]
+        done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=BUILD_LIMIT, check=False)
+        if done.returncode:
+            raise ConfigError(f"{isa.compiler} ended with {done.returncode} on images/tiny for {name}:\n{done.stderr.rstrip()}")
+        return output.read_bytes()
+
+
+def check_image(name: str) -> None:
+    """Raises ConfigError unless the image of the ISA `name` is what its sources give."""
+    path = image_path(name)
+    built = compile_image(name)
+    stored = path.read_bytes() if path.exists() else b""
+    if stored != built:
+        raise ConfigError(f"{path.name} has {len(stored)} bytes that differ from the {len(built)} its sources give here")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Builds or checks all images, or those named; 0, or 1 and one line on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m images.build", description="Build the tiny guest.")
+    parser.add_argument("isa", nargs="*", metavar="ISA", help=f"one of {', '.join(ISAS)}; all by default")
+    parser.add_argument("--check", action="store_true", help="rebuild and compare with the stored images")
+    options = parser.parse_args(arguments)
+    names: list[str] = options.isa or list(ISAS)
+    try:
+        for name in names:
+            if name not in ISAS:
+                raise ConfigError(f"no ISA {name}; known are {', '.join(ISAS)}")
+            if options.check:
+                check_image(name)
+            else:
+                image_path(name).write_bytes(compile_image(name))
+            print(f"{image_path(name).name}: {'same bytes' if options.check else 'written'}")
+    except EmuError as error:
+        print(f"images.build: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

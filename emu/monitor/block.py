@@ -1,0 +1,57 @@
+"""Commands about drives."""
+
+from __future__ import annotations
+
+from emu.monitor.command import CommandError, Context
+from migration.vmstate import Wire
+
+
+def query_block(ctx: Context) -> Wire:
+    """The drives: QMP's list of BlockInfo. A drive's id is also its node's name."""
+    unlimited: dict[str, Wire] = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+    drives: list[Wire] = []
+    for drive, image in ctx.machine.drives:
+        inserted: dict[str, Wire] = unlimited | {
+            "file": image.path,
+            "node-name": drive.id,
+            "ro": image.read_only,
+            "drv": drive.format,
+            "active": image.active,
+            "encrypted": False,
+            "backing_file_depth": 0,
+            "detect_zeroes": "off",
+            "write_threshold": 0,
+            "cache": {"writeback": True, "direct": False, "no-flush": False},
+            "image": {"filename": image.path, "format": drive.format, "virtual-size": image.size, "dirty-flag": False},
+        }
+        info: dict[str, Wire] = {"device": drive.id, "type": "unknown", "locked": False, "removable": False}
+        drives.append(info | {"io-status": "ok", "inserted": inserted})
+    return drives
+
+
+def check_node(ctx: Context, name: str) -> None:
+    """Raise CommandError unless a drive is called `name`."""
+    if name not in {drive.id for drive, _image in ctx.machine.drives}:
+        raise CommandError(f"Cannot find device='' nor node-name='{name:.60}'")
+
+
+def blockdev_set_active(ctx: Context, *, active: bool, node_name: str | None = None) -> Wire:
+    """Take the drives' images or let them go, for another process to take. Images are owned all together or not at all."""
+    machine = ctx.machine
+    if node_name is not None:
+        check_node(ctx, node_name)
+        if len(machine.drives) > 1:
+            raise CommandError(
+                f"drive {node_name!r} shares its owner with the {len(machine.drives) - 1} others of this machine: "
+                "leave node-name out to change all"
+            )
+    if machine.migrations.under_way:
+        raise CommandError(f"a migration is in status {machine.migrations.status} and decides who owns the drives")
+    if active:
+        machine.disks.activate(expect_unchanged=True)
+        return {}
+    if machine.running:
+        raise CommandError("the guest is running and needs its drives: stop it first")
+    machine.call(machine.board.drain)
+    machine.disks.inactivate()
+    return {}

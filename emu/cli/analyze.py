@@ -1,0 +1,167 @@
+"""`emu analyze FILE`: a snapshot or a recorded migration stream as JSON, without the machine.
+
+    {"version": 1, "bytes": …, "machine": {…}, "two-way": …, "ram": {block: {…}},
+     "sections": [{"name", "type", "version", "fields"}, …], "description": {…}, "end": {…}, "error": …}
+
+Bytes are hexadecimal. A damaged stream gives all that stood before the damage, and `error`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from emu.cli.report import FAILED, report_error
+from emu.errors import EmuError, StreamError
+from migration.channel import Channel, listen, parse_uri
+from migration.mapped import find_region
+from migration.protocols import PAGE
+from migration.received import MAX_SECTIONS
+from migration.stream import VERSION, Frame, Kind, StreamReader
+from migration.vmstate import Wire
+
+if TYPE_CHECKING:
+    from migration.protocols import StepHook
+
+MAX_DEPTH = 32  # levels of a value that are shown: states nest 3 deep, a hostile stream 1000
+SHORT_BYTES = 32  # bytes of a blob, characters of a text and items of a list shown without --full
+MAX_BLOCKS = 64  # RAM blocks; a board has a few
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("file", metavar="FILE[,offset=N]", help="what savevm or migrate file: wrote")
+    parser.add_argument("--full", action="store_true", help="do not shorten long values")
+
+
+def execute(arguments: argparse.Namespace, _hook: StepHook | None) -> int:
+    """Print the analysis; 1 when the stream is damaged."""
+    analysis = Analysis(full=arguments.full)
+    error = ""
+    with (
+        contextlib.closing(listen(parse_uri(f"file:{arguments.file}"))) as listener,
+        contextlib.closing(listener.accept()) as file,
+    ):
+        try:
+            analysis.read(file)
+        except EmuError as exc:
+            error = str(exc)
+    json.dump(analysis.as_json() | ({"error": error} if error else {}), sys.stdout, indent=2)
+    print(flush=True)
+    if error:
+        report_error(error)
+        return FAILED
+    return 0
+
+
+@dataclass(slots=True)
+class BlockSummary:
+    """What a stream holds of one RAM block, in frames or mapped."""
+
+    frames: int = 0
+    pages: int = 0  # with their data, each time they were sent
+    zero_pages: int = 0
+    mapped_bytes: int = 0
+    mapped_at: int | None = None  # offset in the file
+
+
+@dataclass(slots=True)
+class Analysis:
+    """What was read so far."""
+
+    full: bool = False
+    bytes_read: int = 0
+    config: dict[str, Wire] | None = None
+    ram: dict[str, BlockSummary] = field(default_factory=dict)
+    sections: list[Wire] = field(default_factory=list)
+    description: Wire = None
+    end: Wire = None
+
+    def read(self, channel: Channel) -> None:
+        """Read a stream to its END; raises StreamError where it is damaged, with everything before that in place."""
+        reader = StreamReader(channel)
+        try:
+            reader.start()
+            while self.end is None:
+                self._take(reader.next(), channel)
+        finally:
+            self.bytes_read = reader.bytes_read
+
+    def _take(self, frame: Frame, channel: Channel) -> None:
+        match frame.kind:
+            case Kind.CONFIG:
+                self.config = frame.fields()
+            case Kind.RAM:
+                fields, data = frame.fields_and_data()
+                block = self._block(fields)
+                block.frames += 1
+                block.pages += len(data) // PAGE
+                zero = fields.get("zero")
+                block.zero_pages += len(zero) // 4 if isinstance(zero, bytes) else 0
+            case Kind.MAP:
+                fields = frame.fields()
+                size = fields.get("size")
+                if type(size) is not int or not 0 < size < 1 << 63:
+                    raise StreamError(f"MAP frame: size is {size!r:.40}, must be a number of bytes")
+                if "disk" in fields:
+                    fields["block"] = f"disk {fields['disk']!r:.80}"
+                region = find_region(channel, size, size, str(fields.get("block")))
+                block = self._block(fields)
+                block.mapped_bytes, block.mapped_at = region.size, region.offset
+            case Kind.SECTION:
+                if len(self.sections) >= MAX_SECTIONS:
+                    raise StreamError(f"the stream has more than {MAX_SECTIONS} sections")
+                self.sections.append(frame.fields())
+            case Kind.ROUND:
+                pass
+            case Kind.DESCRIPTION:
+                self.description = frame.fields()
+            case Kind.END:
+                self.end = frame.fields()
+            case _:
+                raise StreamError(f"got a {frame.kind.name} frame in the middle of the state")
+
+    def _block(self, fields: dict[str, Wire]) -> BlockSummary:
+        name = fields.get("block")
+        if not isinstance(name, str) or (name not in self.ram and len(self.ram) >= MAX_BLOCKS):
+            raise StreamError(f"RAM block {name!r:.40} is none of the first {MAX_BLOCKS} with a name")
+        return self.ram.setdefault(name, BlockSummary())
+
+    def as_json(self) -> dict[str, object]:
+        """All of it in plain values."""
+        config = self.config or {}
+        return {
+            "version": VERSION,
+            "bytes": self.bytes_read,
+            "machine": self._plain(config.get("machine"), MAX_DEPTH),
+            "two-way": self._plain(config.get("two-way"), MAX_DEPTH),
+            "ram": {name: asdict(block) for name, block in self.ram.items()},
+            "sections": [self._plain(section, MAX_DEPTH) for section in self.sections],
+            "description": self._plain(self.description, MAX_DEPTH),
+            "end": self._plain(self.end, MAX_DEPTH),
+        }
+
+    def _plain(self, value: object, depth: int) -> object:
+        """A value that JSON has, shortened unless all is wanted."""
+        shown = None if self.full else SHORT_BYTES
+        match value:
+            case None | bool() | int():
+                return value
+            case bytes():
+                rest = "" if shown is None or len(value) <= shown else f"… ({len(value)} bytes)"
+                return value[:shown].hex() + rest
+            case str():
+                return value if shown is None or len(value) <= 4 * shown else f"{value[: 4 * shown]}… ({len(value)} characters)"
+            case _ if depth == 0:
+                return f"… (nested more than {MAX_DEPTH} deep)"
+            case list():
+                items = [self._plain(item, depth - 1) for item in value[:shown]]
+                return items if shown is None or len(value) <= shown else [*items, f"… ({len(value)} items)"]
+            case dict():
+                return {str(key): self._plain(item, depth - 1) for key, item in value.items()}
+            case _:
+                return repr(value)

@@ -1,0 +1,213 @@
+"""`emu run`'s options: what they stand for, and what is told about a wrong one."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from emu.cli.main import Parser
+from emu.cli.options import (
+    MAX_CONFIG_FILE,
+    Endpoint,
+    EndpointKind,
+    SessionOptions,
+    add_arguments,
+    merge_config,
+    parse_machine,
+    parse_session,
+)
+from emu.config import DriveConfig, MachineConfig
+from emu.errors import ConfigError
+
+MIB = 1 << 20
+UUID = "12345678-1234-5678-1234-567812345678"
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = Parser()
+    add_arguments(parser)
+    parsed = parser.parse_args(words)
+    merge_config(parsed)
+    return parsed
+
+
+def machine(*words: str) -> MachineConfig:
+    with ExitStack() as keep:
+        return parse_machine(arguments("riscv64", *words), keep)
+
+
+def drive(text: str) -> DriveConfig:
+    return machine("--drive", text).drives[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("64M", 64 * MIB), ("1G", 1024 * MIB), ("512K", MIB // 2), ("64", 64 * MIB), ("2g", 2048 * MIB)]
+)
+def test_memory_has_a_unit_and_is_mib_without(text: str, size: int) -> None:
+    bytes_or_mib = machine("--memory", text).memory
+    assert bytes_or_mib == size
+
+
+def test_all_of_a_machine_can_be_given() -> None:
+    config = machine(
+        *("--kernel", "Image", "--initrd", "i.cpio", "--append", "console=ttyS0", "--bios", "fw.bin", "--no-rng"),
+        *("--name", "box", "--uuid", UUID.upper(), "--snapshots", "saved", "--memory", "128M"),
+    )
+
+    assert config == MachineConfig(
+        target="riscv64",
+        memory=128 * MIB,
+        kernel=Path("Image"),
+        initrd=Path("i.cpio"),
+        append="console=ttyS0",
+        bios=Path("fw.bin"),
+        rng=False,
+        name="box",
+        uuid=UUID,
+        snapshots=Path("saved"),
+    )
+
+
+def test_a_bundled_guest_brings_its_kernel_and_memory() -> None:
+    with ExitStack() as keep:
+        config = parse_machine(arguments("riscv64-tiny"), keep)
+
+        assert config.target == "riscv64"
+        assert config.memory == 64 * MIB
+        assert config.kernel is not None
+        assert config.kernel.read_bytes()[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.img", DriveConfig(path=Path("a.img"), id="drive0")),
+        ("a.img,readonly", DriveConfig(path=Path("a.img"), id="drive0", readonly=True)),
+        ("a.img,readonly=off", DriveConfig(path=Path("a.img"), id="drive0")),
+        ("a.img,id=root,serial=S1", DriveConfig(path=Path("a.img"), id="root", serial="S1")),
+        ("a,,b.img,format=raw", DriveConfig(path=Path("a,b.img"), id="drive0")),
+    ],
+)
+def test_drive_options(text: str, expected: DriveConfig) -> None:
+    assert drive(text) == expected
+
+
+def test_drives_are_numbered_in_order() -> None:
+    drives = machine("--drive", "a.img", "--drive", "b.img").drives
+    assert [drive.id for drive in drives] == ["drive0", "drive1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--memory", "64X"), "--memory is '64X', must be a number"),
+        (("--memory", "0"), "memory is 0 bytes, must be a multiple of 4096"),
+        (("--drive", ""), "names no file"),
+        (("--drive", "a.img,cache=none"), "'cache=none' is unknown"),
+        (("--drive", "a.img,readonly=maybe"), "'readonly=maybe' is unknown"),
+        (("--drive", "a.img,id=1"), "--drive id '1' must be a letter"),
+        (("--drive", f"a.img,serial={'s' * 21}"), "at most 20 ASCII characters"),
+        (("--drive", "a.img", "--drive", "b.img,id=drive0"), "drive id 'drive0' is given 2 times"),
+        (("--name", "../x"), "--name '../x' must be 1..64"),
+        (("--name", ""), "--name '' must be 1..64"),
+        (("--uuid", "1"), "--uuid '1' is no UUID"),
+    ],
+)
+def test_a_wrong_machine_option_is_told_with_its_bound(words: tuple[str, ...], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        machine(*words)
+    assert told in str(caught.value)
+
+
+def test_a_guest_must_be_named() -> None:
+    with ExitStack() as keep, pytest.raises(ConfigError, match="no guest is named: give a bundled guest"):
+        parse_machine(arguments(), keep)
+
+
+def test_console_and_start_options() -> None:
+    options = parse_session(
+        arguments("riscv64", "--serial", "unix:s", "--monitor", "stdio", "--qmp", "unix:q", "--paused", "--incoming", "defer")
+    )
+
+    assert options == SessionOptions(
+        serial=Endpoint(EndpointKind.UNIX, Path("s")),
+        monitor=Endpoint(EndpointKind.STDIO),
+        qmp="unix:q",
+        paused=True,
+        incoming="defer",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--serial", "pty"), "--serial is 'pty', must be stdio or unix:PATH or file:PATH or none"),
+        (("--serial", "unix:"), "--serial is 'unix:'"),
+        (("--serial", "stdio:x"), "--serial is 'stdio:x'"),
+        (("--monitor", "file:x"), "--monitor is 'file:x', must be stdio or unix:PATH or none"),
+        (("--incoming", "tcp::1", "--loadvm", "a"), "--incoming and --loadvm exclude each other"),
+    ],
+)
+def test_a_wrong_session_option_is_told(words: tuple[str, ...], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_session(arguments("riscv64", *words))
+    assert told in str(caught.value)
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    return tmp_path / "box.toml"
+
+
+def test_a_config_file_has_the_options_names(config_file: Path) -> None:
+    config_file.write_text(
+        'guest = "riscv64"\nmemory = "32M"\nno-rng = true\ndrive = ["a.img", "b.img,readonly"]\nserial = "none"\n'
+    )
+
+    parsed = arguments("--config", str(config_file))
+    with ExitStack() as keep:
+        config = parse_machine(parsed, keep)
+
+    assert (config.target, config.memory, config.rng) == ("riscv64", 32 * MIB, False)
+    assert [drive.path.name for drive in config.drives] == ["a.img", "b.img"]
+    assert parse_session(parsed).serial == Endpoint(EndpointKind.NONE)
+
+
+def test_the_command_line_goes_before_the_config_file_and_drives_add_up(config_file: Path) -> None:
+    config_file.write_text('guest = "arm64"\nmemory = 32\ndrive = "a.img"\n')
+
+    config = machine("--config", str(config_file), "--memory", "64M", "--drive", "b.img")
+
+    assert (config.target, config.memory) == ("riscv64", 64 * MIB)
+    assert [drive.path.name for drive in config.drives] == ["a.img", "b.img"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("memroy = 1", "'memroy' is no option, known are guest, kernel,"),
+        ("no_rng = true", "'no_rng' is no option"),
+        ("config = 'x'", "'config' is no option"),
+        ("paused = 1", "paused is 1, must be true or false"),
+        ("memory = 1.5", "memory has 1.5, must be text or a number"),
+        ("memory = {}", "memory has {}, must be text or a number"),
+        ("memory =", "Invalid value"),
+        ("#" * (MAX_CONFIG_FILE + 1), f"more than {MAX_CONFIG_FILE} bytes"),
+    ],
+)
+def test_a_wrong_config_file_is_told(config_file: Path, text: str, told: str) -> None:
+    config_file.write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        arguments("--config", str(config_file))
+
+    assert str(config_file) in str(caught.value)
+    assert told in str(caught.value)
+
+
+def test_a_missing_config_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        arguments("--config", str(tmp_path / "none.toml"))

@@ -1,0 +1,139 @@
+"""`emu pull`: a running guest comes here with all it has, or stays where it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from emu.cli.pull import read_configuration
+from emu.config import DriveConfig, MachineConfig
+from emu.errors import MigrationError
+from emu.monitor.command import Context
+from emu.monitor.hardware import configuration
+from migration.vmstate import Wire
+from tests.cli.terminals import Terminal
+from tests.cli.test_run import emu
+from tests.live.machines import PROMPT, WAIT, EmuProcess
+
+
+@pytest.fixture
+def keep() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+@pytest.fixture
+def box(keep: ExitStack, tmp_path: Path, disk: Path) -> EmuProcess:
+    """A guest with a disk and something in its RAM."""
+    box = EmuProcess(tmp_path, "box", "riscv64-tiny", "--memory", "32M", "--drive", str(disk))
+    keep.callback(box.close)
+    box.console.expect(PROMPT, WAIT)
+    box.console.send_line("mem fill 3")
+    box.console.expect("mem filled", WAIT)
+    return box
+
+
+def test_the_guest_comes_to_this_terminal_and_its_process_ends_with_3(box: EmuProcess, keep: ExitStack, tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, "pull", "box")
+    keep.callback(terminal.close)
+    terminal.expect(r"completed \S+ .*downtime \d+ ms")
+    terminal.expect("the guest's console is here")
+    left_with = box.wait_exit()
+    (listed,) = json.loads(emu(tmp_path, "ls", "--json").stdout)
+    terminal.type("mem check 3\r")
+    terminal.expect(r"mem ok \d+")
+    terminal.type("blk journal 2\r")
+    terminal.expect("journal done 2")
+    terminal.type("off\r")
+
+    assert left_with == 3
+    assert (listed["name"], listed["pid"], listed["status"]) == ("box", terminal.process.pid, "running")
+    assert terminal.wait_exit() == 0
+    assert terminal.settings == terminal.found
+
+
+def test_progress_is_a_line_where_there_is_no_terminal(box: EmuProcess, tmp_path: Path) -> None:
+    done = emu(tmp_path, "pull", "box", stdin="mem check 3\noff\n")
+
+    assert done.returncode == 0
+    assert "mem ok" in done.stdout
+    assert done.stderr.startswith("completed: ")
+    assert box.wait_exit() == 3
+
+
+def test_a_guest_that_cannot_be_moved_runs_on_where_it_is(box: EmuProcess, tmp_path: Path) -> None:
+    box.qmp("migrate", uri="exec:sleep 100")
+
+    done = emu(tmp_path, "pull", "box")
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"emu: error: box cannot be pulled: there is a migration under way already, in status {done.stderr.rsplit(' ', 1)[1]}"
+    )
+    box.qmp("migrate_cancel")
+    box.wait_migration()
+    assert box.status == "running"
+
+
+def test_a_guest_with_an_unusable_disk_stays_where_it_is(box: EmuProcess, disk: Path, tmp_path: Path) -> None:
+    disk.unlink()
+
+    done = emu(tmp_path, "pull", "box")
+    box.console.send_line("tick 1")
+    box.console.expect("tick 1\r\ntiny> ", WAIT)
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert str(disk) in done.stderr
+    assert box.status == "running"
+
+
+CONFIG = MachineConfig(
+    target="riscv64",
+    kernel=Path("/boot/Image"),
+    drives=(DriveConfig(path=Path("/a.img"), id="a", readonly=True), DriveConfig(path=Path("/b.img"), id="b")),
+    snapshots=Path("/snapshots"),
+)
+
+
+def wire() -> dict[str, Wire]:
+    plain = configuration(cast(Context, SimpleNamespace(machine=SimpleNamespace(config=CONFIG))))
+    return cast("dict[str, Wire]", plain)
+
+
+def test_a_configuration_comes_back_as_it_was() -> None:
+    assert read_configuration(json.loads(json.dumps(wire()))) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"memory": "64M"}, "machine.memory is '64M'"),
+        ({"memory": True}, "machine.memory is True"),
+        ({"drives": [{"path": "/a"}]}, "machine.drives[0]: the running guest's emu and this one differ in"),
+        ({"turbo": 1}, "differ in turbo"),
+        ({"kernel": 3}, "machine.kernel is 3"),
+    ],
+)
+def test_another_versions_configuration_is_told(change: dict[str, Wire], told: str) -> None:
+    with pytest.raises(MigrationError) as caught:
+        read_configuration(wire() | change)
+    assert told in str(caught.value)
+
+
+def test_what_is_no_configuration_is_told() -> None:
+    with pytest.raises(MigrationError, match=r"machine is \[\]"):
+        read_configuration([])

@@ -1,0 +1,1 @@
+"""Whole machines in processes of their own, as a user starts them."""

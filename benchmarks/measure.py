@@ -1,0 +1,303 @@
+"""The measurements: each takes an entrant and a guest, runs fresh processes, and returns one sample. Rules: __init__.py."""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Self, TypeAlias
+
+from benchmarks.contender import QEMU_DEFAULT_BANDWIDTH, UNLIMITED, Contender, Entrant, Guest, Migration
+from benchmarks.serial import CHUNK, ConsoleError
+from images.apt import LOCAL_SECONDS, run
+from images.linux import fetch, make_ext4
+
+REPEATS = 3
+MIB = 1 << 20
+PAGE = 4096
+BOOT_SECONDS = 120
+SETTLE_SECONDS = 2  # an idle guest is one whose boot work is over
+DIRTY_MIB = 32
+DIRTY_PASSES = 5
+PASS_SECONDS = 10  # a pass takes QEMU 0.13 s, an answer less
+DISK_MIB = 512
+SNAPSHOT_DISK_MIB = 256
+SMALL_REQUESTS = (4096, 32)  # request size in bytes, MiB moved
+LARGE_REQUESTS = (MIB, DISK_MIB)
+
+# 4096 strings of 4 KiB, each replaced by another in every pass. awk makes the new one before it frees the old, so the strings
+# wander through twice their size. In user mode: a loop of dd, which copies through the kernel, dirties memory some thirty times
+# slower under QEMU 7.2 (8 MiB/s).
+DIRTY_LOOP = f"""awk 'BEGIN {{
+s = "emu "; while (length(s) < {PAGE}) s = s s
+for (n = 1; ; n++) {{ for (i = 0; i < {DIRTY_MIB * MIB // PAGE // 2}; i++) a[i] = s n; print "pass " n; fflush() }}
+}}' &"""
+
+TALK = """awk 'BEGIN { for (n = 1; ; n++) { print "tick " n; fflush() } }' &"""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number of a sample."""
+
+    name: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one run told. Its first figure decides which sample is the median; `checks` say whether the guest came through.
+
+    QEMU 7.2 moves no riscv64 timer deadline: its guest gets no timer interrupt until something else makes it set a new one, and
+    its shell may then not answer.
+    """
+
+    figures: tuple[Figure, ...]
+    checks: tuple[tuple[str, bool], ...] = ()
+
+
+Measure: TypeAlias = Callable[[Entrant, Guest], Sample]
+Results: TypeAlias = dict[str, dict[str, list[Sample]]]  # title -> entrant's name -> samples, sorted by their first figure
+
+
+@contextmanager
+def contender(entrant: Entrant, guest: Guest) -> Iterator[Contender]:
+    """A contender not yet started, with a directory that goes with it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="emu-bench-") as directory,
+        closing(entrant.make(guest, Path(directory))) as machine,
+    ):
+        yield machine
+
+
+@contextmanager
+def running(entrant: Entrant, guest: Guest) -> Iterator[Contender]:
+    """A contender whose guest has booted and settled."""
+    with contender(entrant, guest) as machine:
+        machine.start()
+        machine.console.expect("^BOOT-OK", BOOT_SECONDS)
+        machine.console.run("dmesg -n 1")
+        time.sleep(SETTLE_SECONDS)
+        yield machine
+
+
+@contextmanager
+def _destination(entrant: Entrant, guest: Guest) -> Iterator[Contender]:
+    with contender(entrant, guest) as machine:
+        machine.start(incoming=True)
+        yield machine
+
+
+def boot(entrant: Entrant, guest: Guest) -> Sample:
+    """Seconds from starting the process to /init's `BOOT-OK` on the console."""
+    with contender(entrant, guest) as machine:
+        begin = time.monotonic()
+        machine.start()
+        machine.console.expect("^BOOT-OK", BOOT_SECONDS)
+        seconds = time.monotonic() - begin
+        machine.console.run("true")
+        return Sample((Figure("start to shell", seconds, "s"),))
+
+
+def idle_migration(entrant: Entrant, guest: Guest, *, bandwidth: int) -> Sample:
+    """Migrate an idle guest to a second process."""
+    with running(entrant, guest) as source, _destination(entrant, guest) as destination:
+        migration = source.migrate(destination.incoming_uri, bandwidth=bandwidth)
+        return Sample(_figures(migration), (_shell_answers(destination),))
+
+
+def busy_migration(entrant: Entrant, guest: Guest, *, bandwidth: int) -> Sample:
+    """Migrate a guest that rewrites 32 MiB in a loop, which needs its heap whole to go on at the destination."""
+    with running(entrant, guest) as source, _destination(entrant, guest) as destination:
+        source.console.run(DIRTY_LOOP)
+        rate = _dirty_rate(source)
+        migration = source.migrate(destination.incoming_uri, bandwidth=bandwidth)
+        figures = (*_figures(migration), Figure("dirtied before it", rate, "MiB/s"))
+        return Sample(figures, (("loop goes on", _goes_on(destination)), _shell_answers(destination)))
+
+
+def talking_migration(entrant: Entrant, guest: Guest, *, bandwidth: int) -> Sample:
+    """Migrate a guest that prints without pause: how long neither console says anything is the downtime as a user sees it."""
+    with running(entrant, guest) as source, _destination(entrant, guest) as destination:
+        source.console.send_line(TALK)
+        source.console.expect("^tick 100\r?\n", PASS_SECONDS)
+        with Ear(source.console.connection) as there, Ear(destination.console.connection) as here:
+            source.migrate(destination.incoming_uri, bandwidth=bandwidth)
+            goes_on = here.heard.wait(PASS_SECONDS)
+        silence = here.first - there.last if goes_on else math.inf
+        return Sample((Figure("silence", silence * 1e3, "ms"),), (("guest goes on", goes_on),))
+
+
+class Ear:
+    """Notes when a console says something, in seconds of the monotonic clock, while its context is open."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.heard = threading.Event()
+        self.first = self.last = 0.0
+        self._connection = connection
+        self._over, self._end = socket.socketpair()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._end.close()
+        self._thread.join()
+        self._over.close()
+
+    def _listen(self) -> None:
+        while self._over not in (ready := select.select([self._connection, self._over], [], [])[0]):
+            if ready and not self._connection.recv(CHUNK):
+                return
+            self.last = time.monotonic()
+            if not self.heard.is_set():
+                self.first = self.last
+                self.heard.set()
+
+
+def snapshot(entrant: Entrant, guest: Guest) -> Sample:
+    """Save an idle guest with a mounted disk, and load it again; seconds on the host's clock."""
+    with tempfile.TemporaryDirectory(prefix="emu-bench-") as directory:
+        disk = Path(directory, "disk")
+        _make_disk(disk, entrant.snapshot_format)
+        with running(entrant, replace(guest, disk=disk, snapshots=True)) as machine:
+            machine.console.run("mount -t ext4 /dev/vda /mnt && echo before > /mnt/proof")
+            save = _seconds(lambda: machine.savevm("bench"))
+            machine.console.run("echo after > /mnt/proof")
+            load = _seconds(lambda: machine.loadvm("bench"))
+            came_back = _answers(machine, "cat /mnt/proof", "before")
+            figures = (Figure("savevm", save * 1e3, "ms"), Figure("loadvm", load * 1e3, "ms"))
+            return Sample(figures, (("guest is as it was saved", came_back),))
+
+
+def throughput(entrant: Entrant, guest: Guest, *, requests: tuple[int, int]) -> Sample:
+    """Write, then read a raw disk with requests of one size (bytes, MiB moved).
+
+    As the guest's `dd` with O_DIRECT sees it: 10^6 bytes a second, the disk's file in the host's page cache.
+    """
+    size, mib = requests
+    blocks = f"bs={size} count={mib * MIB // size}"
+    with tempfile.TemporaryDirectory(prefix="emu-bench-") as directory:
+        disk = Path(directory, "disk.img")
+        with disk.open("wb") as file:
+            file.truncate(DISK_MIB * MIB)
+        with running(entrant, replace(guest, disk=disk)) as machine:
+            _dd(machine, f"if=/dev/zero of=/dev/vda bs=1M count={DISK_MIB} oflag=direct")  # allocate
+            write = _seconds(lambda: _dd(machine, f"if=/dev/zero of=/dev/vda {blocks} oflag=direct"))
+            read = _seconds(lambda: _dd(machine, f"if=/dev/vda of=/dev/null {blocks} iflag=direct"))
+            rates = (("write", mib * MIB / write / 1e6), ("read", mib * MIB / read / 1e6))
+            return Sample(tuple(Figure(name, rate, "MB/s") for name, rate in rates))
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A measurement and what the table calls it."""
+
+    title: str
+    measure: Measure
+
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "boot": Measurement("boot", boot),
+    "idle": Measurement("migrate idle guest, unlimited", partial(idle_migration, bandwidth=UNLIMITED)),
+    "idle-128": Measurement("migrate idle guest, 128 MiB/s", partial(idle_migration, bandwidth=QEMU_DEFAULT_BANDWIDTH)),
+    "busy": Measurement(f"migrate guest dirtying {DIRTY_MIB} MiB, unlimited", partial(busy_migration, bandwidth=UNLIMITED)),
+    "busy-128": Measurement(
+        f"migrate guest dirtying {DIRTY_MIB} MiB, 128 MiB/s", partial(busy_migration, bandwidth=QEMU_DEFAULT_BANDWIDTH)
+    ),
+    "talking": Measurement("migrate guest that prints, unlimited", partial(talking_migration, bandwidth=UNLIMITED)),
+    "snapshot": Measurement("snapshot", snapshot),
+    "disk-4k": Measurement("virtio-blk, 4 KiB", partial(throughput, requests=SMALL_REQUESTS)),
+    "disk-1m": Measurement("virtio-blk, 1 MiB", partial(throughput, requests=LARGE_REQUESTS)),
+}
+
+
+def measure_all(entrants: Sequence[Entrant], names: Sequence[str], repeats: int = REPEATS) -> Results:
+    """Take the named measurements; the entrants take turns, so that whatever else the host does meets them all alike."""
+    image = fetch("riscv64", progress=_say)
+    guest = Guest(kernel=image.kernel, initrd=image.initrd)
+    results: Results = {}
+    for name in names:
+        measurement = MEASUREMENTS[name]
+        samples: dict[str, list[Sample]] = {entrant.name: [] for entrant in entrants}
+        for number in range(repeats):
+            for entrant in entrants:
+                _say(f"{measurement.title}: {entrant.name}, {number + 1}/{repeats}")
+                samples[entrant.name].append(measurement.measure(entrant, guest))
+        results[measurement.title] = {
+            entrant: sorted(taken, key=lambda sample: sample.figures[0].value) for entrant, taken in samples.items()
+        }
+    return results
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _figures(migration: Migration) -> tuple[Figure, ...]:
+    return (
+        Figure("total", migration.total_ms, "ms"),
+        Figure("downtime", migration.downtime_ms, "ms"),
+        Figure("sent", migration.transferred / MIB, "MiB"),
+    )
+
+
+def _dirty_rate(machine: Contender) -> float:
+    first = _next_pass(machine)
+    seconds = _seconds(lambda: [_next_pass(machine) for _ in range(DIRTY_PASSES)])
+    return (_next_pass(machine) - first - 1) * DIRTY_MIB / 2 / seconds
+
+
+def _next_pass(machine: Contender) -> int:
+    return int(machine.console.expect(r"^pass (\d+)\r?\n", PASS_SECONDS)[1])
+
+
+def _goes_on(machine: Contender) -> bool:
+    try:
+        return _dirty_rate(machine) > 0
+    except ConsoleError:
+        return False
+
+
+def _shell_answers(machine: Contender) -> tuple[str, bool]:
+    return "shell answers", _answers(machine, "echo sh''ell", "shell")
+
+
+def _answers(machine: Contender, command: str, answer: str) -> bool:
+    machine.console.send_line(command)
+    try:
+        machine.console.expect(rf"^{answer}\r?\n", PASS_SECONDS)
+    except ConsoleError:
+        return False
+    return True
+
+
+def _dd(machine: Contender, operands: str) -> None:
+    machine.console.run(f"dd {operands} 2>/dev/null", BOOT_SECONDS)
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    begin = time.monotonic()
+    action()
+    return time.monotonic() - begin
+
+
+def _make_disk(path: Path, disk_format: str) -> None:
+    raw = path.with_suffix(".raw")
+    make_ext4(raw, SNAPSHOT_DISK_MIB * MIB)
+    if disk_format == "raw":
+        raw.rename(path)
+    else:
+        run(["qemu-img", "convert", "-O", disk_format, str(raw), str(path)], LOCAL_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from benchmarks.serial import SerialConsole
-from emu.monitor.client import qmp_call
+from emu.monitor.client import QmpCallError, qmp_call
 from migration.protocols import Step
 from migration.vmstate import Wire
 
@@ -72,13 +73,18 @@ class EmuProcess:
     def qmp(self, command: str, **arguments: Wire) -> Wire:
         """Run one QMP command; `_` in argument names stands for `-`."""
         if not self._qmp_listens:
-            wait_for(lambda: accepts(self.qmp_path), f"{self.name}: QMP socket")
+            wait_for(lambda: accepts(self.qmp_path) or self.ended, f"{self.name}: QMP socket")
             self._qmp_listens = True
         return qmp_call(self.qmp_path, command, {key.replace("_", "-"): value for key, value in arguments.items()})
 
     def monitor(self, line: str) -> str:
         """Run one monitor line and return its text."""
         return cast(str, self.qmp("human-monitor-command", command_line=line))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is no more."""
+        return self.process.poll() is not None
 
     @property
     def status(self) -> str:
@@ -104,6 +110,17 @@ class EmuProcess:
     def wait_status(self, status: str) -> None:
         """Wait for a run state."""
         wait_for(lambda: self.status == status, f"{self.name}: {status}")
+
+    def runs_in_the_end(self) -> bool:
+        """Wait until the guest runs here, or the process has ended without it."""
+
+        def runs() -> bool:
+            with contextlib.suppress(QmpCallError):  # it may end while it is asked
+                return self.status == "running"
+            return False
+
+        wait_for(lambda: self.ended or runs(), f"{self.name}: a guest that runs, or the end")
+        return not self.ended
 
     @property
     def errors(self) -> str:

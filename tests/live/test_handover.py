@@ -143,7 +143,7 @@ def test_the_link_is_cut_at(step: Step, start: Start, disk: Path, tmp_path: Path
 
 
 def assert_one_side_at_most(source: EmuProcess, destination: EmuProcess, answer: dict[str, object], disk: Path) -> None:
-    if destination.process.poll() is None and destination.status == "running":
+    if destination.runs_in_the_end():
         assert_guest_is_whole(destination, disk)
         with pytest.raises(QmpCallError, match=r"is in use by process|was written to by another emu"):
             source.qmp("cont")

@@ -25,8 +25,9 @@ Version rule: VERSION changes when a frame's meaning does; this build reads its 
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import cast
@@ -142,7 +143,19 @@ class StreamWriter:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._gathered: list[Buffer] | None = None
         self.bytes_written = 0
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Write the frames of this context at its end, in one go: many small ones would wake the other side as often."""
+        gathered: list[Buffer] = []
+        self._gathered = gathered
+        try:
+            yield
+        finally:
+            self._gathered = None
+        self._channel.write(*gathered)
 
     def start(self) -> None:
         """Write magic and version."""
@@ -150,7 +163,10 @@ class StreamWriter:
 
     def raw(self, *buffers: Buffer) -> None:
         """Write bytes outside any frame."""
-        self._channel.write(*buffers)
+        if self._gathered is None:
+            self._channel.write(*buffers)
+        else:
+            self._gathered += buffers
         self.bytes_written += sum(len(buffer) for buffer in buffers)
 
     def frame(self, kind: Kind, fields: dict[str, Wire], data: memoryview | None = None) -> None:

@@ -4,8 +4,9 @@
                                                '-> small read that the host has cached -> done
 
 Popping and pushing happen on the vCPU thread; a worker touches nothing but the buffers and the image. A small read from the
-host's cache is done at once instead, for handing it to a worker and back takes far longer. Reads and writes may overtake each
-other; a flush covers every write completed before it was made available, for those have returned from the image.
+host's cache is done at once instead, for handing it to a worker and back takes far longer; and the vCPU thread waits a moment
+for the workers before the guest goes on, for most requests are done by then. Reads and writes may overtake each other; a flush
+covers every write completed before it was made available, for those have returned from the image.
 Missing: several queues, secure erase, lifetime, zoned disks, geometry (which Linux works out itself).
 """
 
@@ -33,6 +34,7 @@ PHYSICAL_BLOCK_EXP = 3  # 4 KiB physical blocks: what a host file system writes 
 QUEUE_SIZE = 256
 SEG_MAX = QUEUE_SIZE - 2  # all but header and status
 SERIAL_BYTES = 20  # 5.2.6
+PATIENCE = 200e-6  # seconds; stopping the guest for an answer that comes later costs as much
 WORKERS = 4  # requests of one disk under way at a time in the host
 MAX_READ_AT_ONCE = 64 << 10  # bytes; copied in less time than it takes to wake a worker
 MAX_RANGES = 16  # of one discard or write-zeroes request
@@ -206,7 +208,7 @@ class VirtioBlk(VirtioDevice):
                     self._workers.start(request)
         finally:
             queue.enable_notification()
-        self._give_back(done)
+            self._give_back(done + self._workers.settle(PATIENCE))
 
     def _give_back(self, done: list[Request]) -> None:
         """Push finished chains, with one interrupt."""

@@ -1,6 +1,7 @@
 """Requests of one device on worker threads: handed over and taken back on the vCPU thread, many with one post.
 
 start -> waiting -> worker: carry_out -> done -> post -> give_back(all that are done by then)
+                                              '-> settle, when the vCPU thread still waits there
 """
 
 from __future__ import annotations
@@ -46,14 +47,21 @@ class Workers(Generic[RequestT]):
         self._posted = False
 
     def start(self, request: RequestT) -> None:
-        """Have a worker carry the request out."""
+        """Have a worker carry the request out; `settle` follows."""
         with self._changed:
+            self._posted = True  # so to say: a worker that is done before `settle` ends need not stop the guest
             self._waiting.append(request)
             self._unfinished += 1
             start = self._workers < min(self._limit, self._unfinished)
             self._workers += start
         if start:
             self._executor.submit(self._work)
+
+    def settle(self, patience: float) -> list[RequestT]:
+        """Wait up to `patience` seconds for what is under way; takes what is done by then, which is not given back."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._unfinished == 0, patience)
+            return self._take()
 
     def drain(self) -> None:
         """Return when every request was given back."""
@@ -71,9 +79,13 @@ class Workers(Generic[RequestT]):
 
     def _complete(self) -> None:
         with self._changed:
-            done, self._done = self._done, []
-            self._posted = False
+            done = self._take()
         self._give_back(done)
+
+    def _take(self) -> list[RequestT]:
+        done, self._done = self._done, []
+        self._posted = False
+        return done
 
     def _work(self) -> None:
         """Carry out requests until none waits."""

@@ -194,9 +194,12 @@ def test_status_is_the_last_byte_of_a_common_buffer(disk: Disk) -> None:
     assert disk.driver.content(sent) == CONTENT[:SECTOR] + bytes([BlkStatus.OK])
 
 
-def test_memory_is_told_what_workers_wrote(disk: Disk) -> None:
+def test_memory_is_told_what_workers_wrote(path: Path) -> None:
+    held = HeldExecutor()
+    disk = Disk(path, executor=held).start()
     sent = disk.send(Type.IN, 0, room=[SECTOR, SECTOR])
     disk.driver.kick()
+    held.run()
     before = list(disk.memory.told)
 
     disk.posts.run()
@@ -501,9 +504,23 @@ def test_drain_returns_only_when_the_rings_show_the_completion(path: Path, pool:
     assert disk.driver.used() == [(sent.head, SECTOR + 1)]
 
 
-def test_post_that_comes_after_drain_changes_nothing(disk: Disk) -> None:
+def test_requests_that_are_done_in_a_moment_need_no_post(disk: Disk) -> None:
+    for sector in range(20):
+        disk.send(Type.IN, sector, room=[SECTOR])
+
+    disk.driver.kick()
+
+    assert disk.posts.waiting == []
+    assert len(disk.driver.used()) == 20
+    assert disk.driver.line.raised == 1
+
+
+def test_post_that_comes_after_drain_changes_nothing(path: Path) -> None:
+    held = HeldExecutor()
+    disk = Disk(path, executor=held).start()
     disk.send(Type.IN, 0, room=[SECTOR])
     disk.driver.kick()
+    held.run()
     disk.driver.device.drain()
     state = dump(disk.driver.device.save())
     disk.driver.take_interrupt()

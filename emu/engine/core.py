@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from emu.engine.codewatch import watch_code
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
-from emu.engine.layout import layout_of
+from emu.engine.isas import layout_of
 from emu.engine.library import library_build, quick_library, slow_library
 from emu.errors import EngineError
 

@@ -1,4 +1,4 @@
-"""Where Unicorn keeps what its API does not show: one row per build of the library, one row per ISA.
+"""Where Unicorn keeps what its API does not show: one row per build of the library; `isas` has one per ISA.
 
 Unicorn carries QEMU's translator and its CPU state, but has calls for a part of it only. The rest is reached by offset, and an
 offset holds for one build. A build that is not in the table is refused; a build that is gets checked again when an engine opens
@@ -11,8 +11,6 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
-
-from emu.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +73,21 @@ class IsaLayout:
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What an ISA's check is made of: machine code for its state after reset."""
+
+    base: int  # physical address the code runs at
+    pointer: str  # register that holds the device's address in `store`
+    counter: str  # register that `store` and `loop` add 1 to and `one` and `two` set
+    store: bytes  # store to the device, add 1, then a jump to itself
+    loop: bytes  # add 1 and jump back: two instructions
+    one: bytes  # set 1, wait for an interrupt
+    two: bytes  # set 2, wait for an interrupt
+    trap: bytes  # one instruction that traps
+    trap_number: int
+
+
 UNICORN_2_1_4_X86_64 = Build((2, 1, 4), "linux", "x86_64", 8)
 
 CORE: dict[Build, CoreLayout] = {
@@ -94,63 +107,7 @@ CORE: dict[Build, CoreLayout] = {
     ),
 }
 
-ISAS: dict[tuple[Build, str], IsaLayout] = {
-    (UNICORN_2_1_4_X86_64, "riscv64"): IsaLayout(
-        arch=8,  # UC_ARCH_RISCV
-        mode=8,  # UC_MODE_RISCV64
-        suffix="riscv64",
-        constants="riscv",
-        pc_advance=4,
-        stop_interrupt=False,  # Unicorn's own ends the slice at every EBREAK
-        code_watch=CodeWatchCalls(
-            invalidate_fast=0xF5C1E0,
-            invalidate_fast_slot=0x14BE498,
-            rearm=0xF3F780,
-            rearm_slot=0x14BC410,
-        ),
-        env_in_cpu=36112,
-        env_size=1568,
-        env={
-            "load_res": (520, 8),
-            "load_val": (528, 8),
-            "pc": (512, 8),
-            "badaddr": (544, 8),
-            "priv_ver": (560, 8),
-            "misa": (568, 8),
-            "misa_mask": (576, 8),
-            "features": (584, 4),
-            "priv": (592, 8),
-            "resetvec": (608, 8),
-            "mstatus": (624, 8),
-            "mip": (632, 8),
-            "mie": (648, 8),
-            "mideleg": (656, 8),
-            "satp": (672, 8),
-            "stval": (680, 8),
-            "medeleg": (696, 8),
-            "stvec": (704, 8),
-            "sepc": (712, 8),
-            "scause": (720, 8),
-            "mtvec": (728, 8),
-            "mepc": (736, 8),
-            "mcause": (744, 8),
-            "mtval": (752, 8),
-            "mscratch": (976, 8),
-        },
-    ),
-}
-
 
 def this_build(version: tuple[int, int, int]) -> Build:
     """The build with this library version on this host."""
     return Build(version, sys.platform, os.uname().machine, ctypes.sizeof(ctypes.c_void_p))
-
-
-def layout_of(build: Build, isa: str) -> tuple[CoreLayout, IsaLayout]:
-    """The two rows for `isa` in `build`; EngineError when there are none."""
-    if build not in CORE:
-        raise EngineError(f"found {build}, supported is {', '.join(str(known) for known in CORE)}")
-    known = sorted(name for row, name in ISAS if row == build)
-    if isa not in known:
-        raise EngineError(f"no CPU {isa!r} in {build}, there are {', '.join(known)}")
-    return CORE[build], ISAS[build, isa]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from emu.engine.layout import layout_of
+from emu.engine.isas import layout_of
 from emu.engine.library import library_build, register_ids
 
 

@@ -10,45 +10,16 @@ import ctypes
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from emu.engine.core import Engine, Exit
+from emu.engine.isas import PROBES
+from emu.engine.layout import Probe
 from emu.engine.registers import registers
 from emu.errors import EngineError
 
 SIZE = mmap.PAGESIZE
 DEVICE = 0x1000_0000
 COUNT = 1000  # instructions; even, for a loop of two
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What an ISA's check is made of: machine code for its state after reset."""
-
-    base: int  # physical address the code runs at
-    pointer: str  # register that holds the device's address in `store`
-    counter: str  # register that `store` and `loop` add 1 to and `one` and `two` set
-    store: bytes  # store to the device, add 1, then a jump to itself
-    loop: bytes  # add 1 and jump back: two instructions
-    one: bytes  # set 1, wait for an interrupt
-    two: bytes  # set 2, wait for an interrupt
-    trap: bytes  # one instruction that traps
-    trap_number: int
-
-
-PROBES: dict[str, Probe] = {
-    "riscv64": Probe(
-        base=0x8000_0000,
-        pointer="x5",
-        counter="x7",
-        store=bytes.fromhex("23a06200 93831300 6f000000"),  # sw x6, 0(x5); addi x7, x7, 1; j .
-        loop=bytes.fromhex("93831300 6ff0dfff"),  # addi x7, x7, 1; j .-4
-        one=bytes.fromhex("93031000 73005010"),  # li x7, 1; wfi
-        two=bytes.fromhex("93032000 73005010"),  # li x7, 2; wfi
-        trap=bytes.fromhex("73001000"),  # ebreak
-        trap_number=3,
-    ),
-}
 
 
 def self_test(isa: str) -> None:

@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from emu.engine import layout
+from emu.engine import isas
 from emu.engine.codewatch import watch_code
 from emu.engine.core import Engine, Exit
 from emu.engine.holes import LAST_ADDRESS, Access, gaps
-from emu.engine.layout import UNICORN_2_1_4_X86_64, layout_of
+from emu.engine.isas import layout_of
+from emu.engine.layout import UNICORN_2_1_4_X86_64
 from emu.engine.registers import registers
 from emu.engine.selftest import self_test
 from emu.errors import EngineError
@@ -597,8 +598,8 @@ def test_unknown_isa_is_refused_with_those_there_are() -> None:
 
 
 def test_library_laid_out_differently_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {UNICORN_2_1_4_X86_64: replace(layout.CORE[UNICORN_2_1_4_X86_64], uc_cpu=448)}
-    monkeypatch.setattr(layout, "CORE", rows)
+    rows = {UNICORN_2_1_4_X86_64: replace(isas.CORE[UNICORN_2_1_4_X86_64], uc_cpu=448)}
+    monkeypatch.setattr(isas, "CORE", rows)
     with pytest.raises(EngineError, match="laid out differently"):
         Engine("riscv64")
 
@@ -625,8 +626,8 @@ def test_self_test_passes_on_this_build() -> None:
 def test_self_test_names_what_a_wrong_offset_breaks(
     monkeypatch: pytest.MonkeyPatch, field: str, offset: int, failure: str
 ) -> None:
-    row = replace(layout.CORE[UNICORN_2_1_4_X86_64], **{field: offset})
-    monkeypatch.setattr(layout, "CORE", {UNICORN_2_1_4_X86_64: row})
+    row = replace(isas.CORE[UNICORN_2_1_4_X86_64], **{field: offset})
+    monkeypatch.setattr(isas, "CORE", {UNICORN_2_1_4_X86_64: row})
     with pytest.raises(EngineError, match=failure):
         self_test("riscv64")
 

@@ -1,0 +1,65 @@
+"""RISC-V."""
+
+from __future__ import annotations
+
+from emu.engine.layout import UNICORN_2_1_4_X86_64, Build, CodeWatchCalls, IsaLayout, Probe
+
+LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
+    (UNICORN_2_1_4_X86_64, "riscv64"): IsaLayout(
+        arch=8,  # UC_ARCH_RISCV
+        mode=8,  # UC_MODE_RISCV64
+        suffix="riscv64",
+        constants="riscv",
+        pc_advance=4,
+        stop_interrupt=False,  # Unicorn's own ends the slice at every EBREAK
+        code_watch=CodeWatchCalls(
+            invalidate_fast=0xF5C1E0,
+            invalidate_fast_slot=0x14BE498,
+            rearm=0xF3F780,
+            rearm_slot=0x14BC410,
+        ),
+        env_in_cpu=36112,
+        env_size=1568,
+        env={
+            "load_res": (520, 8),
+            "load_val": (528, 8),
+            "pc": (512, 8),
+            "badaddr": (544, 8),
+            "priv_ver": (560, 8),
+            "misa": (568, 8),
+            "misa_mask": (576, 8),
+            "features": (584, 4),
+            "priv": (592, 8),
+            "resetvec": (608, 8),
+            "mstatus": (624, 8),
+            "mip": (632, 8),
+            "mie": (648, 8),
+            "mideleg": (656, 8),
+            "satp": (672, 8),
+            "stval": (680, 8),
+            "medeleg": (696, 8),
+            "stvec": (704, 8),
+            "sepc": (712, 8),
+            "scause": (720, 8),
+            "mtvec": (728, 8),
+            "mepc": (736, 8),
+            "mcause": (744, 8),
+            "mtval": (752, 8),
+            "mscratch": (976, 8),
+        },
+    ),
+}
+
+PROBES: dict[str, Probe] = {
+    "riscv64": Probe(
+        base=0x8000_0000,
+        pointer="x5",
+        counter="x7",
+        store=bytes.fromhex("23a06200 93831300 6f000000"),  # sw x6, 0(x5); addi x7, x7, 1; j .
+        loop=bytes.fromhex("93831300 6ff0dfff"),  # addi x7, x7, 1; j .-4
+        one=bytes.fromhex("93031000 73005010"),  # li x7, 1; wfi
+        two=bytes.fromhex("93032000 73005010"),  # li x7, 2; wfi
+        trap=bytes.fromhex("73001000"),  # ebreak
+        trap_number=3,
+    ),
+}

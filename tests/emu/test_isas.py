@@ -1,0 +1,45 @@
+"""The tables of emu.engine.isas against the library file they describe."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from emu.engine.isas import LAYOUTS, PROBES
+from emu.engine.layout import Build, CodeWatchCalls, IsaLayout
+from emu.engine.library import library_build, library_path
+from emu.engine.selftest import self_test
+
+
+@cache
+def functions_and_slots() -> tuple[dict[str, int], dict[str, int]]:
+    """Where the library's functions are, and the global offset table's slots for them."""
+    with library_path().open("rb") as file:
+        elf = ELFFile(file)
+        symbols = elf.get_section_by_name(".dynsym")
+        functions = {symbol.name: int(symbol["st_value"]) for symbol in symbols.iter_symbols()}
+        relocations = elf.get_section_by_name(".rela.plt").iter_relocations()
+        names = {relocation["r_offset"]: symbols.get_symbol(relocation["r_info_sym"]).name for relocation in relocations}
+        return functions, {name: int(offset) for offset, name in names.items()}
+
+
+@pytest.mark.parametrize(("row", "layout"), LAYOUTS.items(), ids=lambda value: value[1] if isinstance(value, tuple) else "")
+def test_code_watch_calls_are_where_the_library_file_has_them(row: tuple[Build, str], layout: IsaLayout) -> None:
+    assert row[0] == library_build()
+    functions, slots = functions_and_slots()
+    fast, rearm = f"tb_invalidate_phys_page_fast_{layout.suffix}", f"tlb_reset_dirty_by_vaddr_{layout.suffix}"
+
+    assert layout.code_watch == CodeWatchCalls(
+        invalidate_fast=functions[fast],
+        invalidate_fast_slot=slots[fast],
+        rearm=functions[rearm],
+        rearm_slot=slots[rearm],
+    )
+
+
+@pytest.mark.parametrize("isa", sorted({isa for _build, isa in LAYOUTS}))
+def test_every_isa_passes_its_self_test(isa: str) -> None:
+    assert isa in PROBES
+    self_test(isa)

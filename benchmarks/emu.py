@@ -95,20 +95,13 @@ class Emu:
         return connection
 
     def _wait_for(self, path: Path) -> None:
-        """Wait until emu listens there; a socket's name appears a moment before that."""
+        """Wait until emu listens there: a socket has its name only from then on."""
         give_up = time.monotonic() + START_SECONDS
-        while not _listens(path):
+        while not path.exists():
             if self._process.poll() is not None or time.monotonic() > give_up:
                 text = self._log.read_text(errors="replace").strip()
                 raise EmuError(f"emu run does not listen at {path}: {text or f'no word in {START_SECONDS} s'}")
             time.sleep(RETRY_SECONDS)
-
-
-def _listens(path: Path) -> bool:
-    """Whether a listening socket has this name, without connecting to it: its one client may be somebody else."""
-    with Path("/proc/net/unix").open() as table:
-        # The flags' bit 16 (__SO_ACCEPTCON) is set for listening sockets; see man 5 proc.
-        return any(line.split()[3] == "00010000" and line.endswith(f" {path}\n") for line in table)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -93,24 +93,22 @@ class SocketMonitor:
 
     def __init__(self, context: Context, path: Path) -> None:
         self._context = context
-        self._path = path
-        self._socket = listen_unix(path, "--monitor")
+        self._listener = listen_unix(path, "--monitor")
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Accept clients."""
-        self._server = await asyncio.start_unix_server(self._serve, sock=self._socket, limit=MAX_LINE)
+        self._server = await asyncio.start_server(self._serve, sock=self._listener.socket, limit=MAX_LINE)
 
     async def close(self) -> None:
         """Stop listening."""
         if self._server is not None:
             self._server.close()
-        self._path.unlink(missing_ok=True)
+        self._listener.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(
-            ConnectionError, asyncio.LimitOverrunError, ValueError
-        ):  # a client may leave, or talk too long
+        # A client may leave or talk too long, or the process ends before it has left.
+        with contextlib.suppress(ConnectionError, asyncio.LimitOverrunError, ValueError, asyncio.CancelledError):
             writer.write(PROMPT.encode())
             while line := await reader.readline():
                 answer = await run_line(self._context, line.decode(errors="replace").strip())

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -23,6 +21,7 @@ from emu.chardev import Chardev
 from emu.cli.options import Endpoint, EndpointKind
 from emu.cli.outlet import Outlet
 from emu.errors import ConfigError
+from emu.unixsocket import UnixListener
 
 T = TypeVar("T")
 
@@ -96,29 +95,12 @@ async def read_ready(fd: int) -> bytes:
         return b""  # reset by the peer, or a terminal that hung up
 
 
-def listen_unix(path: Path, option: str) -> socket.socket:
-    """A listening unix socket for this user alone, in the place of one that nobody listens at any more."""
-    server = socket.socket(socket.AF_UNIX)
+def listen_unix(path: Path, option: str) -> UnixListener:
+    """A listener at `path`; ConfigError, naming the option that asks for it, when that cannot be."""
     try:
-        if _left_over(path):
-            path.unlink()
-        os.fchmod(server.fileno(), 0o600)  # bind takes the mode over, so that nobody slips in before a chmod
-        server.bind(str(path))
-        server.listen()
-        server.setblocking(False)
+        return UnixListener(path)
     except OSError as exc:
-        server.close()
         raise ConfigError(f"{option} unix:{path}: {exc.strerror or exc}") from exc
-    return server
-
-
-def _left_over(path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return False
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(path)) == errno.ECONNREFUSED
-    return False
 
 
 class Backend(Protocol):
@@ -180,14 +162,13 @@ class UnixBackend:
     """A unix socket where one client after the other gets the line; more wait until the one before has gone."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._server = listen_unix(path, "--serial")
+        self._listener = listen_unix(path, "--serial")
 
     async def serve(self, line: SerialLine) -> None:
         """Accept clients for ever."""
         loop = asyncio.get_running_loop()
         while True:
-            client, _name = await loop.sock_accept(self._server)
+            client, _name = await loop.sock_accept(self._listener.socket)
             client.setblocking(True)  # the outlet's thread waits in its writes
             line.outlet.attach(client.fileno())
             try:
@@ -201,8 +182,7 @@ class UnixBackend:
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.close()
-        self._path.unlink(missing_ok=True)
+        self._listener.close()
 
 
 def open_backend(endpoint: Endpoint) -> Backend:

@@ -19,10 +19,8 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import re
 import socket
-import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +30,7 @@ from emu.errors import ConfigError, EmuError
 from emu.monitor.command import CommandError, CommandNotFoundError, Context, execute
 from emu.monitor.commands import COMMANDS
 from emu.monitor.control import query_version
+from emu.unixsocket import UnixListener
 from migration.vmstate import Wire
 
 MAX_LINE = 64 << 10  # bytes of one message; the longest that makes sense, a migrate with paths, has 9 KiB
@@ -291,32 +290,9 @@ def _listen(address: str | tuple[str, int], undo: contextlib.ExitStack) -> socke
     if isinstance(address, tuple):
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         return socket.create_server(address, family=family)
-    path = Path(address)
-    _remove_stale(path)
-    listening = socket.socket(socket.AF_UNIX)
-    undo.callback(listening.close)
-    os.fchmod(listening.fileno(), 0o600)  # bind takes the mode over, so that nobody slips in before a chmod
-    listening.bind(address)
-    undo.callback(_remove_own, path, path.stat().st_ino)
-    listening.listen()
-    return listening
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove what a dead process left; OSError when somebody listens there, or it is not a socket."""
-    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
-        return  # bind says what is wrong, if anything is
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-
-
-def _remove_own(path: Path, inode: int) -> None:
-    with contextlib.suppress(OSError):
-        if path.stat().st_ino == inode:
-            path.unlink()
+    listener = UnixListener(Path(address))
+    undo.callback(listener.close)
+    return listener.socket
 
 
 async def _hang_up(writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,113 @@
+"""What all boards share: an engine with RAM, devices at addresses, and virtio devices for drives and entropy."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from devices.virtio.blk import VirtioBlk
+from devices.virtio.device import VirtioDevice
+from devices.virtio.mmio import VirtioMmio
+from devices.virtio.rng import VirtioRng
+from emu.board import BoardDevice, Wiring
+from emu.device import Mmio
+from emu.dirty import open_dirty_log
+from emu.engine.core import Engine
+from emu.engine.selftest import self_test
+from emu.errors import ConfigError
+from emu.irq import IrqLine
+from emu.memory import GuestMemory
+from emu.ram import Ram
+from migration.protocols import DirtyLog, RamBlock
+from migration.vmstate import Wire
+
+BLOCK_WORKERS = 2  # threads that serve all drives; preadv and pwritev run without the GIL
+
+
+class MmioDevice(BoardDevice, Mmio, Protocol):
+    """A device with registers in memory."""
+
+
+class BaseBoard:
+    """Implements emu.board.Board but for `cpu` and `load_guest`, which are the target's own.
+
+    Drives take the first virtio slots in the order they were given, the entropy source the one behind them.
+    """
+
+    def __init__(self, wiring: Wiring, *, isa: str, ram: Mapping[str, tuple[int, int]]) -> None:
+        """`ram` has base and size of each block, in bytes."""
+        self_test(isa)
+        self.config = wiring.config
+        self.engine = Engine(isa)
+        self.rams = tuple(Ram(name, base, size) for name, (base, size) in ram.items())
+        self.regions: list[tuple[int, int, str]] = []
+        for block in self.rams:
+            self.engine.map_ram(block.base, block.address, block.size)
+            self.regions.append((block.base, block.size, block.name))
+        self.memory = GuestMemory(self.rams, self.engine.invalidate_code)
+        self.devices: list[BoardDevice] = []
+        self._wiring = wiring
+        self._workers = ThreadPoolExecutor(BLOCK_WORKERS, thread_name_prefix="block")
+        self._blks: list[VirtioBlk] = []
+
+    def attach(self, base: int, size: int, device: MmioDevice) -> None:
+        """Give the board a device with `size` bytes of registers at `base`."""
+        self.devices.append(device)
+        self.engine.map_mmio(base, max(size, mmap.PAGESIZE), device.read, device.write)  # the engine maps whole pages
+        self.regions.append((base, size, device.name))
+
+    def virtio_devices(self, slots: int) -> list[VirtioDevice]:
+        """A virtio device for each drive, and the entropy source; ConfigError when there are more than `slots`."""
+        wiring = self._wiring
+        for drive, image in wiring.drives:
+            self._blks.append(
+                VirtioBlk(
+                    f"virtio-blk:{drive.id}",
+                    self.memory,
+                    image,
+                    executor=self._workers,
+                    post=wiring.post,
+                    serial=drive.serial,
+                )
+            )
+        devices: list[VirtioDevice] = [*self._blks, *([VirtioRng("virtio-rng", self.memory)] if wiring.config.rng else [])]
+        if len(devices) > slots:
+            raise ConfigError(f"{len(devices)} virtio devices are asked for, the board has {slots} slots")
+        return devices
+
+    def attach_virtio_mmio(self, base: int, size: int, lines: Sequence[IrqLine]) -> None:
+        """Give the board a virtio-mmio slot of `size` bytes for each of `lines`, the first of them filled."""
+        devices = self.virtio_devices(len(lines))
+        for slot, line in enumerate(lines):
+            device = devices[slot] if slot < len(devices) else None
+            transport = VirtioMmio(f"virtio-mmio@{base + slot * size:x}", device, line)
+            self.attach(base + slot * size, size, transport)
+            if device is not None:
+                self.devices.append(device)
+
+    def configuration(self) -> Mapping[str, Wire]:
+        """What the guest could tell apart; a target adds its CPU."""
+        return {"firmware": self.config.bios is not None, "devices": [device.name for device in self.devices]}
+
+    def dirty_log(self, block: RamBlock) -> DirtyLog:
+        """A new dirty log for one of `rams`."""
+        return open_dirty_log(next(ram for ram in self.rams if ram is block))
+
+    def drain(self) -> None:
+        """Return when no request is in flight."""
+        for blk in self._blks:
+            blk.drain()
+
+    def loaded(self) -> None:
+        """Drop everything derived from RAM."""
+        self.engine.flush_code()
+        self.engine.flush_tlb()
+
+    def close(self) -> None:
+        """Give back what the host lent."""
+        self._workers.shutdown()
+        self.engine.close()
+        for ram in self.rams:
+            ram.close()

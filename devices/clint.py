@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 TICK_NS = 100  # 10 MHz, the timebase-frequency of QEMU's virt
 MASK32 = (1 << 32) - 1
 MASK64 = (1 << 64) - 1
-NEVER = 1 << 62  # ns, 146 years of guest time; threads cannot wait for more than twice that
 LATCH_TICKS = 10_000  # 1 ms; the two halves of one load are microseconds apart
 
 
@@ -72,8 +71,8 @@ class Clint(Device[ClintState]):
             self._timer.arm(now * TICK_NS)
 
     def mtime(self) -> int:
-        """The time in ticks; the `time` CSR shows the same."""
-        return self._mtime_at(self._now())
+        """The time in ticks, which the `time` CSR is to show as well."""
+        return (self._clock.now() // TICK_NS + self.state.mtime_offset) & MASK64
 
     def _now(self) -> int:
         return self._clock.now() // TICK_NS
@@ -151,8 +150,4 @@ class Clint(Device[ClintState]):
         """Have `_compare` called when mtime reaches mtimecmp, or comes round to 0 and the interrupt ends."""
         mtime = self._mtime_at(now)
         ahead = (self.state.mtimecmp if mtime < self.state.mtimecmp else MASK64 + 1) - mtime
-        deadline = (now + ahead) * TICK_NS
-        if deadline < NEVER:
-            self._timer.arm(deadline)
-        else:
-            self._timer.cancel()
+        self._timer.arm((now + ahead) * TICK_NS)

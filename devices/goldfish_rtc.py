@@ -6,14 +6,15 @@
     0x10 IRQ_ENABLED    bit 0                                            0x14 CLEAR_ALARM  W: disarm
     0x18 ALARM_STATUS   R: 1 while armed                                 0x1c CLEAR_INTERRUPT  W: acknowledge
 
-The host's wall clock is read once, at reset. From there the clock follows guest time, as in QEMU after a migration: it neither
-jumps nor goes back, and falls behind the wall clock by as long as the guest was stopped. 32-bit aligned accesses alone.
+The time is wall time (emu/clock.py), or as far from it as the guest has set it: it follows the host's while the guest is
+paused, saved or moved, as QEMU's does by default (`-rtc clock=host`). A reset does not set it back.
+
+Aligned accesses of 4 bytes; others read 0 and take nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 
 MASK32 = (1 << 32) - 1
 MASK64 = (1 << 64) - 1
-NEVER = 1 << 62  # ns, 146 years of guest time; threads cannot wait for more than twice that
 
 
 class Reg(IntEnum):
@@ -47,8 +47,8 @@ class Reg(IntEnum):
 class GoldfishRtcState(State):
     """Registers; all times in ns."""
 
-    VMSTATE: ClassVar[VMState] = VMState("goldfish-rtc", version=1, minimum=1)
-    offset: int = u64()  # the time is guest time plus this, modulo 2^64
+    VMSTATE: ClassVar[VMState] = VMState("goldfish-rtc", version=2, minimum=2)
+    offset: int = u64()  # the time is wall time plus this, modulo 2^64; in version 1 it was guest time
     time_high: int = u32()  # latched
     alarm: int = u64()
     alarm_high: int = u32()  # as written; counts from the next write of ALARM_LOW on
@@ -58,20 +58,21 @@ class GoldfishRtcState(State):
 
 
 class GoldfishRtc(Device[GoldfishRtcState]):
-    """`wall` returns the host's ns since the epoch."""
+    """The clock chip; `irq` is its alarm."""
 
     STATE = GoldfishRtcState
 
-    def __init__(self, name: str, irq: IrqLine, clock: Clock, wall: Callable[[], int]) -> None:
+    def __init__(self, name: str, irq: IrqLine, clock: Clock, *, guest_time: bool = False) -> None:
+        """With `guest_time` the time is guest time: a board may have one such chip as its timer (as QEMU's m68k `virt`)."""
         self._irq = irq
-        self._clock = clock
-        self._wall = wall
-        self._timer = clock.timer(self._alarm_due)
+        self._now = clock.now if guest_time else clock.wall
+        self._timer = clock.timer(self._alarm_due) if guest_time else clock.wall_timer(self._alarm_due)
+        self.state = GoldfishRtcState()
         super().__init__(name)
 
     def reset(self) -> None:
-        """Power on, with the time of the host."""
-        self.load(GoldfishRtcState(offset=(self._wall() - self._clock.now()) & MASK64))
+        """Back to the state after power-on; the time goes on, as if from a battery."""
+        self.load(GoldfishRtcState(offset=self.state.offset))
 
     def after_load(self) -> None:
         """Arm the alarm again."""
@@ -105,9 +106,9 @@ class GoldfishRtc(Device[GoldfishRtcState]):
         if size != 4:
             log.info("%s: guest wrote %d bytes at %#x, registers have 4", self.name, size, offset)
         elif offset == Reg.TIME_LOW:
-            self._set_time(self._time() & ~MASK32 | value)
+            self._set_time(~MASK32, value)
         elif offset == Reg.TIME_HIGH:
-            self._set_time(self._time() & MASK32 | value << 32)
+            self._set_time(MASK32, value << 32)
         elif offset == Reg.ALARM_LOW:
             state.alarm = state.alarm_high << 32 | value
             state.alarm_armed = True
@@ -127,17 +128,16 @@ class GoldfishRtc(Device[GoldfishRtcState]):
             self._update_irq()
 
     def _time(self) -> int:
-        return (self._clock.now() + self.state.offset) & MASK64
+        return (self._now() + self.state.offset) & MASK64
 
-    def _set_time(self, value: int) -> None:
-        self.state.offset = (value - self._clock.now()) & MASK64
+    def _set_time(self, kept: int, value: int) -> None:
+        now = self._time()
+        self.state.offset = (self.state.offset + (now & kept | value) - now) & MASK64
         self._arm()
 
     def _arm(self) -> None:
-        ahead = max(0, self.state.alarm - self._time())
-        deadline = self._clock.now() + ahead
-        if self.state.alarm_armed and deadline < NEVER:
-            self._timer.arm(deadline)
+        if self.state.alarm_armed:
+            self._timer.arm(self._now() + max(0, self.state.alarm - self._time()))
         else:
             self._timer.cancel()
 

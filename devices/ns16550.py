@@ -6,8 +6,10 @@
 
 Registers lie one byte apart; a wider access reaches the register at its offset alone, and beyond 7 reads 0 and takes nothing.
 A character leaves the moment it is written, so THRE and TEMT are always set, and the THRE interrupt comes at once, as from a
-very fast line. Input fills the FIFO while the guest reads. Below the trigger level it interrupts after four character times
-without a read or a new character (8.11), as drivers expect that keep the level high.
+very fast line. Input waits outside until the guest looks for it: its interrupt is enabled, and then it fills the FIFO up to the
+trigger level, or LSR is read, and then one character comes. So a driver that empties the FIFO, some times over, while it starts
+loses no more than it was told of. Below the trigger level input interrupts after four character times without a read or a new
+character (8.11), as drivers expect that keep the level high.
 
 Whole bytes go over the line whatever word length and parity LCR asks for, because guests print before they set it; so PE and FE
 never arise. CTS, DSR and DCD are asserted, RTS and DTR reach nobody, OUT2 gates nothing. The break a guest sends is not passed
@@ -159,6 +161,7 @@ class Ns16550(Device[Ns16550State]):
         self._clock = clock
         self._input_clock = input_clock
         self._timer = clock.timer(self._timed_out)
+        self._polled = False  # while LSR is read
         super().__init__(name)
         chardev.connect(self)
 
@@ -178,10 +181,12 @@ class Ns16550(Device[Ns16550State]):
     # emu.chardev.Receiver
 
     def can_receive(self) -> int:
-        """Room in the FIFO; none in loopback, which cuts the line off."""
-        if self.state.mcr & Mcr.LOOP:
+        """How much the guest looks for that the FIFO does not have; nothing in loopback, which cuts the line off."""
+        state = self.state
+        if state.mcr & Mcr.LOOP:
             return 0
-        return fifo_depth(self.state.fcr) - len(self.state.rx)
+        wanted = TRIGGER_LEVELS[state.fcr >> 6] if state.ier & Ier.ERBFI else int(self._polled)
+        return max(0, wanted - len(state.rx))
 
     def receive(self, data: bytes) -> None:
         """Put input in the FIFO."""
@@ -363,7 +368,9 @@ class Ns16550(Device[Ns16550State]):
 
     def _read_lsr(self) -> int:
         state = self.state
-        self._chardev.accept_input()  # a guest that polls sees what came before a reset
+        self._polled = True
+        self._chardev.accept_input()
+        self._polled = False
         value = state.errors | Lsr.THRE | Lsr.TEMT
         if state.rx:
             value |= Lsr.DR

@@ -7,7 +7,6 @@ kicker, stops the slice again every millisecond for as long as somebody waits; i
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -22,8 +21,6 @@ LOST_STOP_RETRY = 0.001  # seconds
 POLL = 0.010  # seconds between the kicker's looks at a busy vCPU; bounds the delay of a stop that was lost unnoticed
 LONGEST_SLEEP = 3600.0  # seconds
 PARK_AFTER = 5  # polls that find the vCPU asleep before the kicker sleeps too
-
-log = logging.getLogger(__name__)
 
 
 class Cpu(Protocol):
@@ -43,8 +40,8 @@ class Cpu(Protocol):
 class Vcpu:
     """One guest CPU and its thread. `running` says whether the guest runs; it changes on the vCPU thread alone."""
 
-    def __init__(self, cpu: Cpu, clock: VirtualClock, on_crash: Callable[[BaseException], None]) -> None:
-        """`on_crash` is called on the vCPU thread, with the guest paused, when a slice ends by an exception."""
+    def __init__(self, cpu: Cpu, clock: VirtualClock, on_crash: Callable[[Exception], None]) -> None:
+        """`on_crash` is called on the vCPU thread, with the guest paused, when a slice, a timer or a post raises."""
         self.running = False
         self._cpu = cpu
         self._clock = clock
@@ -117,33 +114,28 @@ class Vcpu:
         self._clock.stop()
 
     def _main(self) -> None:
-        while True:
-            self._wake.clear()
-            self._run_posts()
-            if self._closing:
-                break
-            if not self.running:
-                self._wake.wait()
-                continue
-            self._clock.fire()
-            if self._cpu.asleep:
-                self._sleep()
-            else:
-                self._slice()
+        while not self._closing:
+            try:
+                self._turn()
+            except Exception as exc:
+                self._pause()
+                self._on_crash(exc)
         self._kicker_wake.set()
 
-    def _run_posts(self) -> None:
+    def _turn(self) -> None:
+        self._wake.clear()
         while self._posts:
-            function = self._posts.popleft()
-            try:
-                function()
-            except Exception as exc:
-                self._crash(exc)
-
-    def _crash(self, exc: Exception) -> None:
-        log.exception("the vCPU stopped")
-        self._pause()
-        self._on_crash(exc)
+            self._posts.popleft()()
+        if self._closing:
+            return
+        if not self.running:
+            self._wake.wait()
+            return
+        self._clock.fire()
+        if self._cpu.asleep:
+            self._sleep()
+        else:
+            self._slice()
 
     def _sleep(self) -> None:
         deadline = self._clock.next_deadline()
@@ -160,8 +152,6 @@ class Vcpu:
             # Whoever posts after this look sees _in_slice and stops the slice.
             if not self._posts:
                 self._cpu.run()
-        except Exception as exc:
-            self._crash(exc)
         finally:
             self._in_slice = False
 

@@ -144,8 +144,8 @@ class RiscvCpu:
         self._update_mip = engine.function(
             "riscv_cpu_update_mip", ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32
         )
-        self._rdtime = _ReadTime(lambda: clock.now() // NS_PER_TICK)  # the library points to it
-        engine.function("riscv_cpu_set_rdtime_fn", None, ctypes.c_void_p, _ReadTime)(engine.env, self._rdtime)
+        self._set_rdtime = engine.function("riscv_cpu_set_rdtime_fn", None, ctypes.c_void_p, _ReadTime)
+        self.show_time(lambda: clock.now() // NS_PER_TICK)
         self._csr_value = ctypes.c_uint64()
         u64 = ctypes.c_uint64
         self._csrrw = engine.function(
@@ -188,6 +188,11 @@ class RiscvCpu:
     @priv.setter
     def priv(self, value: Priv) -> None:
         self._priv.value = value
+
+    def show_time(self, ticks: Callable[[], int]) -> None:
+        """Have the `time` CSR show what `ticks` returns, in ticks of the timebase, modulo 2^64; guest time until told."""
+        self._rdtime = _ReadTime(ticks)  # the library points to it
+        self._set_rdtime(self.engine.env, self._rdtime)
 
     # Interrupts
 

@@ -8,17 +8,24 @@ from emu.irq import IrqLine
 
 
 class FakeClock(VirtualClock):
-    """Guest time that passes when the test says so."""
+    """Guest time that passes when the test says so, and the host's time of day with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wall: int = 0) -> None:
         self._host = 0
-        super().__init__(lambda: self._host)
+        self._host_wall = wall
+        super().__init__(lambda: self._host, lambda: self._host_wall)
         self.start()
 
     def advance(self, ns: int) -> None:
-        """Let time pass, timers included."""
+        """Let time pass, timers included; for a stopped guest it is the host's time alone."""
         self._host += ns
-        self.fire()
+        self.set_host(self._host_wall + ns)
+
+    def set_host(self, wall: int) -> None:
+        """Somebody sets the host's clock, and the vCPU thread looks at its timers."""
+        self._host_wall = wall
+        if self._stopped_at is None:
+            self.fire()
 
 
 class Wire:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import pytest
 
 from devices.goldfish_rtc import GoldfishRtc, GoldfishRtcState, Reg
+from emu.clock import DETERMINISTIC_START, LOOK_AT_WALL, VirtualClock
 from migration.vmstate import dump, parse
 from tests.devices.fakes import FakeClock, Wire
 
 NOW = 1_700_000_000_123_456_789  # ns; its lower half is about to come round below
+HOUR = 3_600_000_000_000  # ns
 MASK32 = (1 << 32) - 1
 
 
 class Bench:
-    """A clock chip, its interrupt line, and the two times it knows."""
+    """A clock chip, its interrupt line, and the two times around it."""
 
     def __init__(self, wall: int = NOW) -> None:
-        self.clock = FakeClock()
+        self.clock = FakeClock(wall=wall)
         self.line = Wire()
-        self.wall = wall
-        self.rtc = GoldfishRtc("rtc", self.line.irq, self.clock, lambda: self.wall)
+        self.rtc = GoldfishRtc("rtc", self.line.irq, self.clock)
 
     def read(self, register: int) -> int:
         return self.rtc.read(register, 4)
@@ -30,6 +31,10 @@ class Bench:
     def time(self) -> int:
         low = self.read(Reg.TIME_LOW)
         return self.read(Reg.TIME_HIGH) << 32 | low
+
+    def set_time(self, to: int) -> None:
+        self.write(Reg.TIME_HIGH, to >> 32)
+        self.write(Reg.TIME_LOW, to & MASK32)
 
     def set_alarm(self, at: int) -> None:
         self.write(Reg.ALARM_HIGH, at >> 32)
@@ -60,31 +65,57 @@ def test_upper_half_is_of_the_moment_the_lower_half_was_read() -> None:
     assert (bench.read(Reg.TIME_HIGH), low) == (4, MASK32)
 
 
-def test_host_that_sets_its_clock_does_not_move_the_guests(bench: Bench) -> None:
-    bench.wall = 0
-
-    assert bench.time() == NOW
-
-
-def test_time_stands_while_the_guest_is_stopped(bench: Bench) -> None:
+def test_time_goes_on_while_the_guest_is_stopped(bench: Bench) -> None:
     bench.clock.stop()
-    bench.clock.advance(1_000_000)
+    bench.clock.advance(HOUR)
+    bench.clock.start()
 
-    assert bench.time() == NOW
+    assert bench.time() == NOW + HOUR
 
 
-def test_reset_takes_the_hosts_time_again(bench: Bench) -> None:
-    bench.wall = NOW + 77
-    bench.clock.advance(5)
+def test_host_that_sets_its_clock_sets_the_guests(bench: Bench) -> None:
+    bench.clock.set_host(NOW - HOUR)
+
+    assert bench.time() == NOW - HOUR
+
+
+def test_deterministic_machine_has_the_same_time_in_every_run() -> None:
+    host = 0
+    clock = VirtualClock(lambda: host, None)
+    rtc = GoldfishRtc("rtc", Wire().irq, clock)
+    clock.start()
+
+    host += HOUR  # the guest runs
+    clock.stop()
+    host += HOUR  # it does not
+    low, high = rtc.read(Reg.TIME_LOW, 4), rtc.read(Reg.TIME_HIGH, 4)
+
+    assert high << 32 | low == DETERMINISTIC_START + HOUR
+
+
+def test_deterministic_machine_has_its_alarm_at_the_same_guest_time_in_every_run() -> None:
+    clock = VirtualClock(lambda: 0, None)
+    rtc = GoldfishRtc("rtc", Wire().irq, clock)
+
+    rtc.write(Reg.ALARM_HIGH, 4, (DETERMINISTIC_START + HOUR) >> 32)
+    rtc.write(Reg.ALARM_LOW, 4, (DETERMINISTIC_START + HOUR) & MASK32)
+
+    assert clock.next_deadline() == HOUR
+
+
+def test_reset_keeps_the_time_that_was_set(bench: Bench) -> None:
+    bench.set_time(5 * HOUR)
+    bench.set_alarm(6 * HOUR)
 
     bench.rtc.reset()
+    bench.clock.advance(HOUR)
 
-    assert bench.time() == NOW + 77
+    assert bench.time() == 6 * HOUR
+    assert not bench.line.level
 
 
 def test_time_can_be_set_in_halves(bench: Bench) -> None:
-    bench.write(Reg.TIME_HIGH, 0x1234)
-    bench.write(Reg.TIME_LOW, 0x5678)
+    bench.set_time(0x1234_0000_5678)
     bench.clock.advance(2)
 
     assert bench.time() == 0x1234_0000_567A
@@ -164,11 +195,66 @@ def test_alarm_follows_a_time_that_is_set(bench: Bench) -> None:
     assert bench.line.level
 
 
-def test_alarm_at_the_end_of_time_is_no_deadline(bench: Bench) -> None:
+def test_alarm_at_the_end_of_time_waits(bench: Bench) -> None:
     bench.set_alarm((1 << 64) - 1)
 
-    assert bench.clock.next_deadline() is None
+    bench.clock.advance(HOUR)
+
+    assert not bench.line.level
     assert bench.read(Reg.ALARM_STATUS) == 1
+
+
+def test_alarm_that_the_guest_missed_while_it_was_stopped_rings_when_it_goes_on(bench: Bench) -> None:
+    bench.set_alarm(NOW + HOUR)
+    bench.clock.stop()
+    bench.clock.advance(2 * HOUR)
+    stopped = bench.line.level
+
+    bench.clock.start()
+    bench.clock.fire()
+
+    assert not stopped
+    assert bench.line.level
+
+
+def test_alarm_comes_earlier_in_guest_time_by_what_the_guest_was_stopped(bench: Bench) -> None:
+    bench.set_alarm(NOW + 1000)
+    bench.clock.stop()
+    bench.clock.advance(990)
+    bench.clock.start()
+
+    bench.clock.advance(9)
+    before = bench.line.level
+    bench.clock.advance(1)
+
+    assert (before, bench.line.level) == (False, True)
+
+
+def test_host_that_sets_its_clock_past_the_alarm_rings_it(bench: Bench) -> None:
+    bench.set_alarm(NOW + 2 * HOUR)
+
+    bench.clock.set_host(NOW + 2 * HOUR - 1)
+    before = bench.line.level
+    bench.clock.set_host(NOW + 2 * HOUR)
+
+    assert (before, bench.line.level) == (False, True)
+
+
+def test_host_that_sets_its_clock_back_puts_the_alarm_off(bench: Bench) -> None:
+    bench.set_alarm(NOW + 1000)
+    bench.clock.set_host(NOW - HOUR)
+
+    bench.clock.advance(1000)
+    early = bench.line.level
+    bench.clock.advance(HOUR)
+
+    assert (early, bench.line.level) == (False, True)
+
+
+def test_vcpu_looks_at_the_hosts_clock_in_time_however_far_the_alarm_is(bench: Bench) -> None:
+    bench.set_alarm(NOW + HOUR)
+
+    assert bench.clock.next_deadline() == LOOK_AT_WALL
 
 
 def test_alarm_is_read_as_it_was_set(bench: Bench) -> None:
@@ -188,16 +274,17 @@ def test_other_widths_and_registers_take_nothing(bench: Bench, offset: int, size
     assert dump(bench.rtc.save()) == before
 
 
-def test_loaded_clock_goes_on_from_guest_time_whatever_the_host_says(bench: Bench) -> None:
-    bench.set_alarm(NOW + 1000)
-    there = Bench(wall=3)
+@pytest.mark.parametrize(("away", "rings"), [(0, False), (999, False), (1000, True), (HOUR, True)])
+def test_loaded_clock_is_right_however_long_the_guest_was_away(bench: Bench, away: int, rings: bool) -> None:
+    bench.set_time(NOW - HOUR)
+    bench.set_alarm(NOW - HOUR + 1000)
+    there = Bench(wall=NOW + away)
 
-    there.rtc.load(parse(GoldfishRtcState, 1, dump(bench.rtc.save())))
-    time = there.time()
-    there.clock.advance(1000)
+    there.rtc.load(parse(GoldfishRtcState, 2, dump(bench.rtc.save())))
+    there.clock.fire()
 
-    assert time == NOW
-    assert there.line.level
+    assert there.time() == NOW - HOUR + away
+    assert there.line.level is rings
 
 
 def test_load_leaves_the_line_to_the_controller(bench: Bench) -> None:

@@ -99,6 +99,25 @@ def test_a_post_that_fails_pauses_the_guest_and_the_thread_lives_on(crashes: lis
     vcpu.close()
 
 
+def test_a_timer_that_fails_pauses_the_guest_and_the_thread_lives_on(crashes: list[BaseException]) -> None:
+    vcpu, clock = start(FakeCpu(), crashes)
+    fired = threading.Event()
+
+    def fail() -> None:
+        fired.set()
+        raise IndexError
+
+    timer = clock.timer(fail)
+    vcpu.resume()
+
+    vcpu.call(lambda: timer.arm(0))
+
+    assert fired.wait(WAIT)
+    assert vcpu.call(lambda: vcpu.running) is False
+    assert isinstance(crashes[0], IndexError)
+    vcpu.close()
+
+
 def test_a_cpu_that_cannot_go_on_is_reported_and_the_guest_paused(crashes: list[BaseException]) -> None:
     cpu = FakeCpu()
     cpu.failure = ValueError("triple fault")
@@ -134,6 +153,21 @@ def test_a_sleeping_cpu_wakes_for_its_timer(crashes: list[BaseException]) -> Non
     vcpu.resume()
 
     vcpu.call(lambda: timer.arm(clock.now() + 1_000_000))
+
+    assert due.wait(WAIT)
+    assert cpu.slices == 0
+    vcpu.close()
+
+
+def test_a_sleeping_cpu_wakes_for_its_alarm_clock(crashes: list[BaseException]) -> None:
+    cpu = FakeCpu()
+    cpu.asleep = True
+    vcpu, clock = start(cpu, crashes)
+    due = threading.Event()
+    alarm = clock.wall_timer(due.set)
+    vcpu.resume()
+
+    vcpu.call(lambda: alarm.arm(clock.wall() + 1_000_000))
 
     assert due.wait(WAIT)
     assert cpu.slices == 0

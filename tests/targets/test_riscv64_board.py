@@ -23,6 +23,12 @@ from tests.devices.fakes import MemoryChardev
 
 MASK64 = (1 << 64) - 1
 MIB = 1 << 20
+WAIT = 10
+# lui x5, 0x200c; addi x5, x5, -8 (mtime); addi x6, x0, 1; slli x6, x6, 40; sd x6, 0(x5); rdtime x7; ld x8, 0(x5);
+# lui x28, 0x100; lui x29, 0x5; addi x29, x29, 0x555; sw x29, 0(x28) (test device: PASS); j .
+SET_MTIME = bytes.fromhex(
+    "b7c20002 938282ff 13031000 13138302 23b06200 f32310c0 03b40200 370e1000 b75e0000 938e5e55 2320de01 6f000000"
+)
 Build = Callable[..., Machine]
 
 
@@ -75,6 +81,17 @@ def test_firmware_starts_in_machine_mode_and_finds_the_kernel(build: Build, tmp_
     magic, version, following, mode, _options, hart = struct.unpack("<6Q", board.memory.read(cpu.read(12), 48))
     assert (magic, version, following, mode, hart) == (0x4942534F, 2, RAM_BASE + KERNEL_OFFSET, 1, 0)
     assert board.memory.read(RAM_BASE, 8) == b"firmware"
+
+
+def test_the_time_csr_follows_what_firmware_sets_mtime_to(build: Build, tmp_path: Path) -> None:
+    (tmp_path / "bios").write_bytes(SET_MTIME)
+    machine = build(bios=tmp_path / "bios")
+
+    machine.cont()
+
+    assert machine.over.wait(WAIT)
+    csr, register = machine.call(lambda: [board_of(machine).cpu.read(x) for x in (7, 8)])
+    assert 1 << 40 <= csr <= register < 1 << 41
 
 
 def test_the_initrd_lies_below_the_tree(build: Build, tmp_path: Path) -> None:

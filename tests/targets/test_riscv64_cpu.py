@@ -18,7 +18,7 @@ from migration.vmstate import dump, parse
 from targets.riscv64.cpu import ALL_BITS, CSRS, LEGAL, MIP_BITS, Irq, Priv, RiscvCpu, RiscvState
 
 RAM, SIZE = 0x8000_0000, mmap.PAGESIZE
-WFI, ILLEGAL = 0x10500073, 0
+WFI, ILLEGAL, RDTIME_X5 = 0x10500073, 0, 0xC01022F3
 MTVEC = RAM + 0x100
 words = st.integers(0, ALL_BITS)
 
@@ -140,6 +140,16 @@ def test_a_trap_enters_the_guests_handler_with_cause_and_pc(cpu: RiscvCpu) -> No
 
     assert cpu.read_csr(CSRS["mcause"]) == 2
     assert cpu.read_csr(CSRS["mepc"]) == RAM
+
+
+def test_the_time_csr_shows_what_it_is_told_to(cpu: RiscvCpu) -> None:
+    put(cpu, RAM, RDTIME_X5, WFI)
+    cpu.show_time(lambda: ALL_BITS - 5)
+    cpu.pc = RAM
+
+    run_until_asleep(cpu)
+
+    assert cpu.read(5) == ALL_BITS - 5
 
 
 def test_an_interrupt_wakes_a_sleeping_hart_and_enters_its_handler(cpu: RiscvCpu) -> None:

@@ -22,7 +22,7 @@ from emu.config import DriveConfig, MachineConfig
 from emu.errors import MigrationError
 from emu.events import Events
 from emu.ram import Ram
-from emu.runstate import RunState, RunStateError, check_transition
+from emu.runstate import NEED_DISKS, RunState, RunStateError, check_transition
 from emu.vcpu import Vcpu
 from migration.blockers import Blockers
 from migration.manager import Migrations
@@ -132,6 +132,19 @@ class Machine:
                 self._go(RunState.PAUSED)
         self.events.emit("RESET", {"guest": False})
 
+    def set_disks_active(self, *, active: bool) -> None:
+        """Take the disks, or let them go for another process to take; harmless when nothing changes."""
+        with self._lock:
+            if self.migrations.under_way:
+                raise MigrationError(f"a migration is in status {self.migrations.status} and decides who owns the drives")
+            if active:
+                self.disks.activate(expect_unchanged=True)
+                return
+            if self._state in NEED_DISKS:
+                raise RunStateError(f"the machine is {self._state} and needs its drives, it can let them go when paused")
+            self._vcpu.call(self.board.drain)
+            self.disks.inactivate()
+
     def power_down(self) -> None:
         """End the guest as if its plug were pulled, disks flushed."""
         with self._lock:
@@ -190,8 +203,8 @@ class Machine:
         self._reset_all()
         self.events.emit("RESET", {"guest": True})
 
-    def _crashed(self, exc: BaseException) -> None:
-        log.error("the guest stopped: %s", exc)
+    def _crashed(self, exc: Exception) -> None:
+        log.error("the guest stopped", exc_info=exc)
         self._go(RunState.INTERNAL_ERROR)
         self.events.emit("STOP")
 
@@ -258,19 +271,22 @@ class Machine:
     def hold(self, why: Pause) -> bool:
         """Stop the vCPU and let every request in flight complete."""
         with self._lock:
-            before = self._state
-            check_transition(before, RunState(why))
+            check_transition(self._state, RunState(why))
+            if not self.disks.active:  # they may have been let go since whoever holds the guest looked
+                raise MigrationError(f"the machine cannot go to {why} while its disks belong to another process")
             self._vcpu.call(self._pause_and_drain)
-            # The guest may have switched itself off in its last slice.
-            self._before_hold = RunState.SHUTDOWN if self._state is RunState.SHUTDOWN else before
+            self._before_hold = self._state  # the guest may have switched itself off or failed in its last slice
             self._go(RunState(why))
-            if before is RunState.RUNNING:
+            ran = self._before_hold is RunState.RUNNING
+            if ran:
                 self.events.emit("STOP")
-            return self._before_hold is RunState.RUNNING
+            return ran
 
     def release(self, *, run: bool) -> None:
         """End a hold."""
         with self._lock:
+            if self._state is RunState.INTERNAL_ERROR:  # it failed while it was held
+                return
             if run:
                 self._run()
             else:

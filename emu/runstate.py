@@ -24,18 +24,19 @@ class RunState(StrEnum):
 
 _HOLDS = frozenset({RunState.FINISH_MIGRATE, RunState.SAVE_VM, RunState.RESTORE_VM})
 _STILL = frozenset({RunState.PRELAUNCH, RunState.PAUSED})
+NEED_DISKS = _HOLDS | {RunState.RUNNING}  # states in which the disks must stay this process's
 
 TRANSITIONS: dict[RunState, frozenset[RunState]] = {
-    RunState.PRELAUNCH: _HOLDS | {RunState.RUNNING, RunState.INMIGRATE, RunState.PAUSED},
-    RunState.INMIGRATE: frozenset({RunState.RUNNING, RunState.PAUSED}),
+    RunState.PRELAUNCH: _HOLDS | {RunState.RUNNING, RunState.INMIGRATE, RunState.PAUSED, RunState.INTERNAL_ERROR},
+    RunState.INMIGRATE: frozenset({RunState.RUNNING, RunState.PAUSED, RunState.INTERNAL_ERROR}),
     RunState.RUNNING: _HOLDS | {RunState.PAUSED, RunState.SHUTDOWN, RunState.INTERNAL_ERROR},
-    RunState.PAUSED: _HOLDS | {RunState.RUNNING, RunState.SHUTDOWN},
+    RunState.PAUSED: _HOLDS | {RunState.RUNNING, RunState.SHUTDOWN, RunState.INTERNAL_ERROR},
     RunState.FINISH_MIGRATE: _STILL | {RunState.RUNNING, RunState.POSTMIGRATE, RunState.SHUTDOWN, RunState.INTERNAL_ERROR},
-    RunState.POSTMIGRATE: frozenset({RunState.RUNNING, RunState.FINISH_MIGRATE}),
+    RunState.POSTMIGRATE: frozenset({RunState.RUNNING, RunState.FINISH_MIGRATE, RunState.INTERNAL_ERROR}),
     RunState.SAVE_VM: _STILL | {RunState.RUNNING, RunState.SHUTDOWN, RunState.INTERNAL_ERROR},
     RunState.RESTORE_VM: _STILL | {RunState.RUNNING, RunState.SHUTDOWN, RunState.INTERNAL_ERROR},
-    RunState.SHUTDOWN: _HOLDS | {RunState.PAUSED, RunState.RUNNING},
-    RunState.INTERNAL_ERROR: _HOLDS | {RunState.PAUSED, RunState.RUNNING},
+    RunState.SHUTDOWN: _HOLDS | {RunState.PAUSED, RunState.RUNNING, RunState.INTERNAL_ERROR},
+    RunState.INTERNAL_ERROR: _HOLDS | {RunState.PAUSED, RunState.RUNNING, RunState.POSTMIGRATE},
 }
 
 

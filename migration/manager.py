@@ -38,6 +38,7 @@ class Migrations:
         self._outgoing: Outgoing | None = None
         self._incoming: Incoming | None = None
         self._listening_at = ""
+        self._outgoing_uri = ""
         self._lock = threading.Lock()
 
     @property
@@ -61,6 +62,11 @@ class Migrations:
         """Numbers of the latest outgoing migration."""
         return None if self._outgoing is None else self._outgoing.progress
 
+    @property
+    def outgoing_uri(self) -> str:
+        """Where the latest outgoing migration went or was to go; empty before the first."""
+        return self._outgoing_uri
+
     def migrate(self, uri: str) -> None:
         """Start to move the guest to `uri`; returns at once. Refused with the reason when something forbids it."""
         address = parse_uri(uri)
@@ -69,15 +75,21 @@ class Migrations:
             if reasons:
                 raise MigrationError("the guest cannot be migrated: " + " ".join(reasons))
             if not self._guest.disks.active:
-                raise MigrationError(
-                    "the guest cannot be migrated while its disks belong to another process; 'cont' takes them back"
-                )
+                self._take_disks()
             self._begin()
             outgoing = Outgoing(
                 self._guest, address, self._status, self.capabilities, self.parameters, self._hook, self._on_pass
             )
-            self._outgoing, self._incoming = outgoing, None
+            self._outgoing, self._incoming, self._outgoing_uri = outgoing, None, uri
         threading.Thread(target=outgoing.run, name="migration", daemon=True).start()
+
+    def _take_disks(self) -> None:
+        """A guest that came in and never ran, with late-block-activate, moves on with its disks; any other must have them."""
+        if self._incoming is None or self.status is not Status.COMPLETED:
+            raise MigrationError(
+                "the guest cannot be migrated while its disks belong to another process; 'cont' takes them back"
+            )
+        self._guest.disks.activate(expect_unchanged=True)
 
     def incoming(self, uri: str, *, stay_paused: bool = False) -> str:
         """Wait at `uri` for a guest to come in; returns the URI to tell the source, at once."""

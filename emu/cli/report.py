@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 
-from emu.errors import ConfigError
+from emu.errors import ConfigError, EmuError
 
 FAILED = 1
 
@@ -29,36 +31,41 @@ def report_error(text: str) -> None:
 
 def report_bug(exc: BaseException) -> None:
     """Tell a bug of ours in one line; its traceback goes to the log, or to a file of its own when there is none."""
+    log.debug("internal error", exc_info=exc)  # for the log file alone
+    report_error(_describe_bug(exc))
+
+
+def _describe_bug(exc: BaseException) -> str:
+    """One line for a bug. Its traceback is in the log, or from now on in a file."""
     if logging.getLogger().isEnabledFor(logging.DEBUG):
-        log.error("internal error", exc_info=exc)
-        where = "the log has its traceback"
+        kept = "the log has its traceback"
     else:
-        fd, name = tempfile.mkstemp(prefix="emu-bug-", suffix=".log")
-        with os.fdopen(fd, "w") as file:
-            traceback.print_exception(exc, file=file)
-        where = f"{name} has its traceback"
-    report_error(f"internal error, {type(exc).__name__}: {exc} ({where})")
+        try:
+            fd, name = tempfile.mkstemp(prefix="emu-bug-", suffix=".log")
+            with os.fdopen(fd, "w") as file:
+                traceback.print_exception(exc, file=file)
+            kept = f"{name} has its traceback"
+        except OSError as failure:
+            kept = f"its traceback could not be kept: {failure.strerror}"
+    return f"internal error, {type(exc).__name__}: {exc} ({kept})"
 
 
-class OneLine(logging.Formatter):
-    """Log records as the other lines on stderr look, without tracebacks."""
+class Stderr(logging.Handler):
+    """Log records as the other lines on stderr look: one line each, without tracebacks."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """One line."""
-        reason = f": {record.exc_info[1]}" if record.exc_info and record.exc_info[1] else ""
-        return f"{record.levelname.lower()}: {record.getMessage()}{reason}"
-
-
-class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        report(self.format(record))
+        """Tell one record."""
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        exc = record.exc_info[1] if record.exc_info else None
+        if exc is not None:
+            text += f": {exc if isinstance(exc, EmuError) else _describe_bug(exc)}"
+        with contextlib.suppress(OSError):  # nobody reads stderr any more; whoever logs is not to fail for that
+            report(text)
 
 
 def configure_logging(path: Path | None) -> None:
-    """Send warnings to stderr, and with a `path` everything, tracebacks too, there."""
-    stderr = _Stderr(logging.WARNING)
-    stderr.setFormatter(OneLine())
-    handlers: list[logging.Handler] = [stderr]
+    """Send warnings to stderr, and with a `path` everything, tracebacks too, there. What ends a thread is logged as well."""
+    handlers: list[logging.Handler] = [Stderr(logging.WARNING)]
     if path is not None:
         try:
             file = logging.FileHandler(path)
@@ -67,3 +74,8 @@ def configure_logging(path: Path | None) -> None:
         file.setFormatter(logging.Formatter("%(asctime)s %(threadName)s %(name)s %(levelname)s %(message)s"))
         handlers.append(file)
     logging.basicConfig(level=logging.DEBUG if path else logging.WARNING, handlers=handlers, force=True)
+    threading.excepthook = _log_end_of_thread
+
+
+def _log_end_of_thread(end: threading.ExceptHookArgs) -> None:
+    log.error("thread %s ended", "" if end.thread is None else end.thread.name, exc_info=end.exc_value)

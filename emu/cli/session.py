@@ -41,7 +41,7 @@ SIGNAL_BASE = 128  # a shell's code for a process that signal N ended is 128 + N
 MAX_EXIT_CODE = 255
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
-MOVED_AWAY = "the guest has moved away; the monitor's 'quit' ends this process, 'cont' takes the guest back if it can"
+MOVED_TO = "the guest has moved to {}; the monitor's 'quit' ends this process, 'cont' takes the guest back if it can"
 
 
 def resolve_stdio(options: SessionOptions, *, terminal: bool) -> tuple[Endpoint, Endpoint]:
@@ -212,7 +212,7 @@ class Session:
         await asyncio.to_thread(migrations.wait_over)
         if self.machine.state is RunState.POSTMIGRATE:
             async with self._local_monitor.busy:  # else the line is lost under the progress that the monitor shows
-                report(migrations.error or MOVED_AWAY)
+                report(migrations.error or MOVED_TO.format(migrations.outgoing_uri))
 
     def _at_step(self, step: Step) -> None:
         if self._hook is not None:

@@ -45,13 +45,5 @@ def blockdev_set_active(ctx: Context, *, active: bool, node_name: str | None = N
                 f"drive {node_name!r} shares its owner with the {len(machine.drives) - 1} others of this machine: "
                 "leave node-name out to change all"
             )
-    if machine.migrations.under_way:
-        raise CommandError(f"a migration is in status {machine.migrations.status} and decides who owns the drives")
-    if active:
-        machine.disks.activate(expect_unchanged=True)
-        return {}
-    if machine.running:
-        raise CommandError("the guest is running and needs its drives: stop it first")
-    machine.call(machine.board.drain)
-    machine.disks.inactivate()
+    machine.set_disks_active(active=active)
     return {}

@@ -8,6 +8,7 @@ import logging
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,9 +26,10 @@ def own_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def keep_logging() -> Iterator[None]:
+def keep_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     yield
     root.handlers[:], root.level = handlers, level
 
@@ -115,7 +117,9 @@ def test_a_bugs_traceback_goes_to_the_log_when_there_is_one(
 
     main(["ls"])
 
-    assert "the log has its traceback" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "emu: error: internal error, ZeroDivisionError: our mistake (the log has its traceback)\n"
+    )
     assert "in break_ls" in (tmp_path / "log").read_text()
 
 

@@ -174,7 +174,7 @@ def test_a_migration_shows_how_far_it_is_and_the_process_then_quits_with_3(termi
     terminal.expect(MONITOR)
     terminal.type(f"migrate file:{tmp_path / 'moved'}\r")
     terminal.expect(r"completed \S+ .*MiB in \d+ ms, downtime \d+ ms")
-    terminal.expect("emu: the guest has moved away")
+    terminal.expect("emu: the guest has moved to file:")
     terminal.type("\x01x")
 
     assert terminal.wait_exit() == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -181,11 +182,12 @@ def test_a_guest_that_moved_away_is_not_reset(build: Build, drive: DriveConfig) 
         machine.reset()
 
 
-def test_a_cpu_that_cannot_go_on_is_an_internal_error_and_the_process_lives(build: Build) -> None:
-    machine = build()
+def broken() -> None:
+    raise RuntimeError("a bug in a device")
 
-    def broken() -> None:
-        raise RuntimeError("a bug in a device")
+
+def test_a_bug_in_a_device_is_an_internal_error_and_the_process_lives(build: Build) -> None:
+    machine = build()
 
     machine.cont()
     machine._vcpu.post(broken)
@@ -195,6 +197,126 @@ def test_a_cpu_that_cannot_go_on_is_an_internal_error_and_the_process_lives(buil
     machine.reset()
     machine.cont()
     assert machine.running
+
+
+def test_a_bug_while_the_guest_is_stopped_is_an_internal_error_as_well(build: Build) -> None:
+    machine = build()
+
+    machine._vcpu.post(broken)
+
+    assert machine.call(lambda: machine.state) is RunState.INTERNAL_ERROR
+
+
+def test_a_bug_is_logged_once_with_its_traceback(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    machine = build()
+
+    machine._vcpu.post(broken)
+    machine.call(lambda: None)
+
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "a bug in a device"
+
+
+def test_a_guest_that_failed_as_it_was_held_does_not_run_on(build: Build) -> None:
+    machine = build()
+    heard = events_of(machine)
+    machine.cont()
+    machine._vcpu.post(broken)
+
+    ran = machine.hold(Pause.SAVE_VM)
+    machine.release(run=ran)
+
+    assert not ran
+    assert machine.state is RunState.INTERNAL_ERROR
+    assert heard == ["RESUME", "STOP"]
+
+
+def test_a_machine_that_fails_while_it_is_held_does_not_run_on(build: Build) -> None:
+    machine = build()
+    machine.cont()
+    ran = machine.hold(Pause.SAVE_VM)
+    machine._vcpu.post(broken)
+    machine.call(lambda: None)
+
+    machine.release(run=ran)
+
+    assert ran
+    assert machine.state is RunState.INTERNAL_ERROR
+
+
+def test_disks_are_let_go_drained_and_taken_back(build: Build, drive: DriveConfig) -> None:
+    machine = build(drives=(drive,))
+    drained = []
+    machine.board.drain = lambda: drained.append(machine.disks.active)  # type: ignore[method-assign]  # as seen from outside
+
+    machine.set_disks_active(active=False)
+    machine.set_disks_active(active=False)
+    owner = build(drives=(drive,))
+    with pytest.raises(ImageError, match="is in use by this process"):
+        machine.set_disks_active(active=True)
+    owner.set_disks_active(active=False)
+    machine.set_disks_active(active=True)
+
+    assert drained[0] is True
+    assert machine.disks.active
+
+
+@pytest.mark.parametrize("why", list(Pause))
+def test_disks_stay_while_the_guest_runs_or_is_held(build: Build, drive: DriveConfig, why: Pause) -> None:
+    machine = build(drives=(drive,))
+    machine.cont()
+    with pytest.raises(RunStateError, match="the machine is running and needs its drives"):
+        machine.set_disks_active(active=False)
+
+    ran = machine.hold(why)
+    with pytest.raises(RunStateError, match=f"the machine is {why} and needs its drives"):
+        machine.set_disks_active(active=False)
+
+    assert machine.disks.active
+    machine.release(run=ran)
+
+
+def test_disks_stay_with_whom_a_migration_says(build: Build, drive: DriveConfig) -> None:
+    machine = build(drives=(drive,))
+    machine.migrations.migrate("exec:sleep 100")
+
+    with pytest.raises(MigrationError, match=r"a migration is in status .* and decides who owns the drives"):
+        machine.set_disks_active(active=False)
+
+    assert machine.disks.active
+
+
+def test_a_cont_that_comes_while_the_disks_are_let_go_takes_them_back_before_the_guest_runs(
+    build: Build, drive: DriveConfig
+) -> None:
+    machine = build(drives=(drive,))
+    late = threading.Thread(target=machine.cont)
+
+    def drain() -> None:
+        late.start()
+        late.join(0.1)  # as long as it would take if nothing held it up
+
+    machine.board.drain = drain  # type: ignore[method-assign]  # strikes in the middle
+    machine.set_disks_active(active=False)
+    late.join(WAIT)
+
+    assert machine.running
+    assert machine.disks.active
+    machine.board.drain = lambda: None  # type: ignore[method-assign]  # the thread has been started
+
+
+@pytest.mark.parametrize("why", list(Pause))
+def test_a_guest_whose_disks_were_let_go_is_not_held_for_whoever_looked_before(
+    build: Build, drive: DriveConfig, why: Pause
+) -> None:
+    machine = build(drives=(drive,))
+    machine.set_disks_active(active=False)
+
+    with pytest.raises(MigrationError, match=f"cannot go to {why} while its disks belong to another process"):
+        machine.hold(why)
+
+    assert machine.state is RunState.PRELAUNCH
 
 
 @pytest.mark.parametrize("old", list(RunState))

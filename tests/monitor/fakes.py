@@ -45,16 +45,12 @@ class FakeCpu:
 
 @dataclass
 class FakeBoard:
-    drained: int = 0
     cpu: FakeCpu = field(default_factory=FakeCpu)
     rams: list[SimpleNamespace] = field(default_factory=lambda: [SimpleNamespace(name="ram")])
     devices: list[SimpleNamespace] = field(default_factory=lambda: [SimpleNamespace(name="serial@10000000")])
     regions: list[tuple[int, int, str]] = field(
         default_factory=lambda: [(0x8000_0000, 0x1000, "ram"), (0x1000_0000, 0x100, "serial@10000000")]
     )
-
-    def drain(self) -> None:
-        self.drained += 1
 
 
 class FakeMachine:
@@ -106,6 +102,11 @@ class FakeMachine:
     def reset(self) -> None:
         self._order("reset")
         self.events.emit("RESET", {"guest": False})
+
+    def set_disks_active(self, *, active: bool) -> None:
+        self._order(f"set_disks_active {active}")
+        change = self.disks.activate if active else self.disks.inactivate
+        change()
 
     def power_down(self) -> None:
         self._order("power_down")

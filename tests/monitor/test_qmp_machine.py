@@ -14,6 +14,7 @@ from emu.errors import MigrationError
 from emu.monitor.command import Context
 from emu.monitor.jobs import MAX_JOBS
 from emu.monitor.qmp import QmpServer
+from emu.runstate import RunStateError
 from tests.monitor.clients import WAIT, RawClient, events, job_statuses
 from tests.monitor.fakes import UUID, FakeMachine
 
@@ -98,30 +99,33 @@ def test_query_block_tells_who_owns_a_drive(qmp: QEMUMonitorProtocol, machine: F
     assert [answer[0]["inserted"]["active"] for answer in (owned, let_go)] == [True, False]
 
 
-def test_drives_are_let_go_drained_and_taken_back(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:
-    qmp.cmd("stop")
+def test_drives_are_let_go_and_taken_back(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:
     qmp.cmd("blockdev-set-active", active=False)
-    gone = (machine.disks.active, machine.board.drained)
     qmp.cmd("blockdev-set-active", active=True, **{"node-name": "drive0"})
 
-    assert gone == (False, 1)
+    assert machine.calls == ["set_disks_active False", "set_disks_active True"]
+
+
+def test_drives_that_cannot_be_let_go_stay(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:
+    machine.fails = RunStateError("the machine is running and needs its drives")
+    with pytest.raises(ExecuteError, match="the machine is running and needs its drives"):
+        qmp.cmd("blockdev-set-active", active=False)
     assert machine.disks.active
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"active": False}, "the guest is running and needs its drives"),
         ({"active": False, "node-name": "x"}, "Cannot find device='' nor node-name='x'"),
         ({}, "Parameter 'active' is missing"),
     ],
 )
-def test_drives_that_cannot_be_let_go_stay(
+def test_which_drives_to_let_go_must_be_told(
     qmp: QEMUMonitorProtocol, machine: FakeMachine, arguments: dict[str, object], text: str
 ) -> None:
     with pytest.raises(ExecuteError, match=text):
         qmp.cmd("blockdev-set-active", **arguments)
-    assert machine.disks.active
+    assert machine.calls == []
 
 
 def test_one_of_several_drives_cannot_change_its_owner_alone(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:

@@ -30,14 +30,52 @@ class MmioDevice(BoardDevice, Mmio, Protocol):
     """A device with registers in memory."""
 
 
+class Slots:
+    """Register files of `size` bytes one behind the other; smaller than a page, they can only be mapped together."""
+
+    def __init__(self, devices: Sequence[Mmio], size: int) -> None:
+        self._devices = devices
+        self._size = size
+
+    def read(self, offset: int, size: int) -> int:
+        """Load from the device that `offset` is in; 0 behind the last."""
+        slot, register = divmod(offset, self._size)
+        return self._devices[slot].read(register, size) if slot < len(self._devices) else 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Store to the device that `offset` is in."""
+        slot, register = divmod(offset, self._size)
+        if slot < len(self._devices):
+            self._devices[slot].write(register, size, value)
+
+
+class ByteSwapped:
+    """Little-endian registers as a big-endian CPU sees them."""
+
+    def __init__(self, registers: Mmio) -> None:
+        self._registers = registers
+
+    def read(self, offset: int, size: int) -> int:
+        """Load, bytes swapped."""
+        return _swap(self._registers.read(offset, size), size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Store, bytes swapped."""
+        self._registers.write(offset, size, _swap(value, size))
+
+
+def _swap(value: int, size: int) -> int:
+    return int.from_bytes(value.to_bytes(size, "little"), "big")
+
+
 class BaseBoard:
     """Implements emu.board.Board but for `cpu` and `load_guest`, which are the target's own.
 
     Drives take the first virtio slots in the order they were given, the entropy source the one behind them.
     """
 
-    def __init__(self, wiring: Wiring, *, isa: str, ram: Mapping[str, tuple[int, int]]) -> None:
-        """`ram` has base and size of each block, in bytes."""
+    def __init__(self, wiring: Wiring, *, isa: str, ram: Mapping[str, tuple[int, int]], big_endian: bool = False) -> None:
+        """`ram` has base and size of each block, in bytes; `big_endian` is the CPU's byte order."""
         self_test(isa)
         self.config = wiring.config
         self.engine = Engine(isa)
@@ -49,14 +87,19 @@ class BaseBoard:
         self.memory = GuestMemory(self.rams, self.engine.invalidate_code)
         self.devices: list[BoardDevice] = []
         self._wiring = wiring
+        self._big_endian = big_endian
+        self._big_endian = big_endian
         self._workers = ThreadPoolExecutor(BLOCK_WORKERS, thread_name_prefix="block")
         self._blks: list[VirtioBlk] = []
 
     def attach(self, base: int, size: int, device: MmioDevice) -> None:
-        """Give the board a device with `size` bytes of registers at `base`."""
+        """Give the board a device with `size` bytes of registers at `base`, wider ones in the CPU's byte order."""
         self.devices.append(device)
-        self.engine.map_mmio(base, max(size, mmap.PAGESIZE), device.read, device.write)  # the engine maps whole pages
+        self._map(base, size, device)
         self.regions.append((base, size, device.name))
+
+    def _map(self, base: int, size: int, registers: Mmio) -> None:
+        self.engine.map_mmio(base, max(size, mmap.PAGESIZE), registers.read, registers.write)  # the engine maps whole pages
 
     def virtio_devices(self, slots: int) -> list[VirtioDevice]:
         """A virtio device for each drive, and the entropy source; ConfigError when there are more than `slots`."""
@@ -80,12 +123,15 @@ class BaseBoard:
     def attach_virtio_mmio(self, base: int, size: int, lines: Sequence[IrqLine]) -> None:
         """Give the board a virtio-mmio slot of `size` bytes for each of `lines`, the first of them filled."""
         devices = self.virtio_devices(len(lines))
+        transports: list[VirtioMmio] = []
         for slot, line in enumerate(lines):
             device = devices[slot] if slot < len(devices) else None
             transport = VirtioMmio(f"virtio-mmio@{base + slot * size:x}", device, line)
-            self.attach(base + slot * size, size, transport)
-            if device is not None:
-                self.devices.append(device)
+            transports.append(transport)
+            self.devices += [transport] if device is None else [transport, device]
+            self.regions.append((base + slot * size, size, transport.name))
+        slots = Slots(transports, size)
+        self._map(base, size * len(lines), ByteSwapped(slots) if self._big_endian else slots)
 
     def configuration(self) -> Mapping[str, Wire]:
         """What the guest could tell apart; a target adds its CPU."""

@@ -146,3 +146,12 @@ def _encode(value: Value, phandles: dict[Node, int], what: str) -> bytes:
 
 def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
+
+
+def device(name: str, base: int, size: int, compatible: Value, irq: tuple[Node, int] | None = None) -> Node:
+    """A device with `size` bytes of registers at `base`, and its interrupt: controller and number."""
+    node = Node(f"{name}@{base:x}", {"compatible": compatible, "reg": Cells64(base, size)})
+    if irq is not None:
+        controller, number = irq
+        node.properties |= {"interrupt-parent": controller, "interrupts": number}
+    return node

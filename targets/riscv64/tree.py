@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from devices.syscon import Finish
-from targets.devicetree import Cells64, Node, Value
+from targets.devicetree import Cells64, Node, device
 from targets.riscv64.boot import Placement
 from targets.riscv64.cpu import TIMEBASE, Irq
 from targets.riscv64.map import (
@@ -57,12 +57,12 @@ def device_tree(memory: int, append: str, placement: Placement | None) -> bytes:
     )
     root.add(Node(f"memory@{RAM_BASE:x}", {"device_type": "memory", "reg": Cells64(RAM_BASE, memory)}))
     soc = root.add(Node("soc", {**BUS, "compatible": "simple-bus", "ranges": True}))
-    test = soc.add(_device("test", SYSCON, SYSCON_SIZE, ["sifive,test1", "sifive,test0", "syscon"]))
+    test = soc.add(device("test", SYSCON, SYSCON_SIZE, ["sifive,test1", "sifive,test0", "syscon"]))
     for name, value in (("poweroff", Finish.PASS), ("reboot", Finish.RESET)):
         root.add(Node(name, {"compatible": f"syscon-{name}", "value": value, "offset": 0, "regmap": test}))
-    clint = soc.add(_device("clint", CLINT, CLINT_SIZE, ["sifive,clint0", "riscv,clint0"]))
+    clint = soc.add(device("clint", CLINT, CLINT_SIZE, ["sifive,clint0", "riscv,clint0"]))
     clint.properties["interrupts-extended"] = _wires(intc, Irq.MSIP, Irq.MTIP)
-    plic = soc.add(_device("plic", PLIC, PLIC_SIZE, ["sifive,plic-1.0.0", "riscv,plic0"]))
+    plic = soc.add(device("plic", PLIC, PLIC_SIZE, ["sifive,plic-1.0.0", "riscv,plic0"]))
     plic.properties |= {
         "#interrupt-cells": 1,
         "#address-cells": 0,
@@ -70,11 +70,11 @@ def device_tree(memory: int, append: str, placement: Placement | None) -> bytes:
         "interrupts-extended": _wires(intc, Irq.MEIP, Irq.SEIP),
         "riscv,ndev": PLIC_SOURCES,
     }
-    serial = soc.add(_device("serial", UART, UART_SIZE, "ns16550a", (plic, UART_IRQ)))
+    serial = soc.add(device("serial", UART, UART_SIZE, "ns16550a", (plic, UART_IRQ)))
     serial.properties["clock-frequency"] = UART_CLOCK
-    soc.add(_device("rtc", RTC, RTC_SIZE, "google,goldfish-rtc", (plic, RTC_IRQ)))
+    soc.add(device("rtc", RTC, RTC_SIZE, "google,goldfish-rtc", (plic, RTC_IRQ)))
     for slot in range(VIRTIO_SLOTS):
-        soc.add(_device("virtio_mmio", VIRTIO + slot * VIRTIO_SIZE, VIRTIO_SIZE, "virtio,mmio", (plic, VIRTIO_IRQ + slot)))
+        soc.add(device("virtio_mmio", VIRTIO + slot * VIRTIO_SIZE, VIRTIO_SIZE, "virtio,mmio", (plic, VIRTIO_IRQ + slot)))
     initrd = None if placement is None else placement.initrd
     root.add(
         Node(
@@ -93,11 +93,3 @@ def device_tree(memory: int, append: str, placement: Placement | None) -> bytes:
 def _wires(controller: Node, *irqs: int) -> list[int | Node]:
     """An interrupts-extended value."""
     return [item for irq in irqs for item in (controller, irq)]
-
-
-def _device(name: str, base: int, size: int, compatible: Value, irq: tuple[Node, int] | None = None) -> Node:
-    node = Node(f"{name}@{base:x}", {"compatible": compatible, "reg": Cells64(base, size)})
-    if irq is not None:
-        controller, number = irq
-        node.properties |= {"interrupt-parent": controller, "interrupts": number}
-    return node

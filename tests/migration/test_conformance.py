@@ -26,6 +26,7 @@ import emu
 import migration
 import targets
 from devices.clint import Clint
+from devices.goldfish_pic import GoldfishPic
 from devices.goldfish_rtc import GoldfishRtc
 from devices.ns16550 import Ns16550
 from devices.plic import Plic
@@ -111,7 +112,8 @@ def make_sbi() -> Sbi:
 
 DEVICES: dict[type[Device[Any]], Callable[[], Device[Any]]] = {
     Clint: lambda: Clint("clint", msip=no_line(), mtip=no_line(), clock=FakeClock()),
-    GoldfishRtc: lambda: GoldfishRtc("rtc", no_line(), FakeClock(), lambda: 0),
+    GoldfishPic: lambda: GoldfishPic("pic", no_line()),
+    GoldfishRtc: lambda: GoldfishRtc("rtc", no_line(), FakeClock()),
     Ns16550: lambda: Ns16550("serial", no_line(), MemoryChardev(), FakeClock()),
     Plic: lambda: Plic("plic", no_line(), no_line()),
     Sbi: make_sbi,
@@ -456,5 +458,5 @@ def test_device_in_any_state_can_be_reset(make: Callable[[], Device[Any]], data:
 
 
 def kept_by_reset(cls: type[State]) -> dict[str, Wire]:
-    """What is outside the device and stays as it was: input on the line."""
-    return {name: value for name, value in dump(cls()).items() if name == "backlog"}
+    """What stays as it was: input that is on the line, outside the device, and how far a real-time clock was set."""
+    return {name: value for name, value in dump(cls()).items() if name in ("backlog", "offset")}

@@ -16,7 +16,7 @@ test-linux: .venv/installed
 test-all: test test-linux
 
 soak: .venv/installed
-	$(BIN)/pytest -m soak
+	$(BIN)/pytest -rP -m soak
 
 check-style: .venv/installed
 	$(BIN)/ruff format --check .

@@ -70,12 +70,19 @@ class Board(Protocol):
 class BoardDevice(Savable, Protocol):
     """A device as the machine sees it."""
 
+    @property
+    def UNMIGRATABLE(self) -> str:  # noqa: N802 - a class attribute of emu.device.Device
+        """Why the guest can be neither saved nor moved with this device; empty when it has a state."""
+
     def reset(self) -> None:
         """Back to the state after power-on."""
 
 
-class BoardCpu(Cpu, BoardDevice, Protocol):
+class BoardCpu(Cpu, Savable, Protocol):
     """A CPU as the machine sees it."""
+
+    def reset(self) -> None:
+        """Back to the state after power-on."""
 
     def registers(self) -> Mapping[str, int]:
         """Every register by its name, for people; on the vCPU thread."""

@@ -218,8 +218,9 @@ class Machine:
 
     def _reset_all(self) -> None:
         self.board.drain()
-        for device in (*self.board.devices, self.board.cpu):
+        for device in self.board.devices:
             device.reset()
+        self.board.cpu.reset()
         self.board.load_guest()
         self.board.loaded()
 
@@ -249,7 +250,7 @@ class Machine:
 
     def blocked_reasons(self) -> list[str]:
         """Whole sentences, one for each thing that forbids saving and moving."""
-        return self.blockers.reasons()
+        return [*self.blockers.reasons(), *(device.UNMIGRATABLE for device in self.board.devices if device.UNMIGRATABLE)]
 
     def unsavable_reasons(self) -> list[str]:
         """Whole sentences, one for each thing that forbids saving alone."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from emu.board import BoardDevice
 from emu.config import DriveConfig, MachineConfig
+from emu.device import Device
 from emu.errors import EmuError, ImageError, MigrationError
 from emu.machine import Machine
 from emu.runstate import TRANSITIONS, RunState, RunStateError, check_transition
 from migration.protocols import Pause
-from migration.vmstate import Wire
+from migration.vmstate import State, Wire
 from targets import find_target
 from tests.devices.fakes import MemoryChardev
 
@@ -341,3 +344,18 @@ def test_a_snapshot_comes_back(build: Build) -> None:
     machine.delvm("one")
     with pytest.raises(MigrationError, match="no snapshot 'one'"):
         machine.loadvm("one")
+
+
+class Forgetful(Device[State]):
+    """A device whose state nobody has declared."""
+
+    UNMIGRATABLE = "The oracle keeps its secrets: start the machine without it."
+
+
+def test_a_device_without_a_state_forbids_saving_and_moving(build: Build) -> None:
+    machine = build()
+    assert machine.blocked_reasons() == []
+
+    cast("list[BoardDevice]", machine.board.devices).append(cast(BoardDevice, Forgetful("oracle")))
+
+    assert machine.blocked_reasons() == [Forgetful.UNMIGRATABLE]

@@ -6,6 +6,7 @@ one-way channel (a file, a pipe) the source is done when everything is written.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -26,6 +27,8 @@ SOCKET_BUFFER = 4 << 20  # bytes; halves the switches between the two sides on o
 IOV_MAX = 1024  # Linux's limit on buffers per call
 TCP_LOST_AFTER_MS = 30_000  # a peer that acknowledges nothing for so long is gone
 TCP_KEEPALIVE = (10, 5, 4)  # seconds idle, seconds between probes, probes
+MAX_FD = (1 << 31) - 1
+LAST_WORDS_WITHIN = 5.0  # seconds for a command to pass on what it was given
 
 
 class Cancelled(Exception):  # noqa: N818 - it is an order, not an error
@@ -124,14 +127,24 @@ class Channel:
 
     def end_of_writing(self) -> None:
         """Tell a one-way peer that all is written; raises MigrationError when a command that took it failed."""
+        self._hang_up_writing()
+        if self._child is not None and self._child.wait() != 0:
+            raise MigrationError(f"{self.label}: the command ended with status {self._child.returncode}")
+
+    def end_of_answers(self) -> None:
+        """Have a command pass on the answers to its end; `close` would end it with the last one in its hands."""
+        if self._child is not None:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self._hang_up_writing()
+                self._child.wait(LAST_WORDS_WITHIN)
+
+    def _hang_up_writing(self) -> None:
         if self._write_fd is not None and self._write_fd != self._read_fd:
             os.close(self._write_fd)
             self._write_fd = None
         elif self._write_fd is not None and stat.S_ISSOCK(os.fstat(self._write_fd).st_mode):
             with socket.socket(fileno=os.dup(self._write_fd)) as peer:
                 peer.shutdown(socket.SHUT_WR)
-        if self._child is not None and self._child.wait() != 0:
-            raise MigrationError(f"{self.label}: the command ended with status {self._child.returncode}")
 
     def cancel(self) -> None:
         """End every wait in this channel, now and later, with Cancelled; any thread."""
@@ -310,10 +323,17 @@ def _listen_exec(address: Address) -> Listener:
 
 
 def _fd_channel(address: Address) -> Channel:
-    if not address.text.isdecimal():
+    """Takes the descriptor over: a copy left open here would keep the peer from noticing that this side hung up."""
+    if not address.text.isdecimal() or int(address.text) > MAX_FD:
         raise MigrationError(f"{address.uri} must be fd:NUMBER, a descriptor this process was given")
-    fd = os.dup(int(address.text))
-    return Channel(fd, fd, two_way=stat.S_ISSOCK(os.fstat(fd).st_mode), label=address.uri)
+    number = int(address.text)
+    mode = os.fstat(number).st_mode
+    if not (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
+        raise MigrationError(f"{address.uri} is no socket, pipe or file; a descriptor serves one migration")
+    fd = os.dup(number)
+    with Path(os.devnull).open("rb") as null:
+        os.dup2(null.fileno(), number)  # not closed: nothing opened later is to come by this number
+    return Channel(fd, fd, two_way=stat.S_ISSOCK(mode), label=address.uri)
 
 
 def _listen_fd(address: Address) -> Listener:

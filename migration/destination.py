@@ -12,7 +12,7 @@ from emu.errors import EmuError
 from migration.channel import Cancelled, Channel, Listener
 from migration.protocols import Guest, Step, StepHook
 from migration.received import check_same_machine, receive
-from migration.sections import plan_load
+from migration.sections import dump_sections, plan_load
 from migration.settings import Capabilities
 from migration.status import Status, StatusMachine
 from migration.stream import Kind, StreamReader, StreamWriter
@@ -42,6 +42,7 @@ class Incoming:
         self._stay_paused = stay_paused
         self._channel: Channel | None = None
         self._answers: StreamWriter | None = None
+        self._reader: StreamReader | None = None  # kept: giving its buffer back to the host is not to delay the guest's start
         self._took_disks = False
         self._cancelled = False
 
@@ -67,26 +68,32 @@ class Incoming:
 
     def _close(self) -> None:
         if self._channel is not None:
+            if self._answers is not None:
+                self._channel.end_of_answers()
             self._channel.close()
 
     def _receive(self, channel: Channel) -> bool:
         """Everything up to the order to run; returns whether the guest is to run."""
         self._status.go(Status.ACTIVE)
         self._hook(Step.CALLED)
-        reader = StreamReader(channel)
+        reader = self._reader = StreamReader(channel)
         reader.start()
         config = reader.expect(Kind.CONFIG).fields()
         if config.get("two-way") is True:
             self._answers = StreamWriter(channel)
-        check_same_machine(config.get("machine"), self._guest.configuration(), uuid=self._capabilities.validate_uuid)
+        uuid = self._capabilities.validate_uuid or config.get("validate-uuid") is True
+        check_same_machine(config.get("machine"), self._guest.configuration(), uuid=uuid)
         self._hook(Step.CONFIG_CHECKED)
         self._answer(Kind.ACCEPT)
 
+        savables = self._guest.savables()
+        # A rehearsal, so that later, when the guest waits for it, all that it takes is warm.
+        plan_load(savables, self._guest.call(lambda: dump_sections(savables)))
         blocks = self._guest.ram_blocks()
         for block in blocks:
             block.discard()
         state = receive(reader, channel, blocks, ram_now=True, on_frame=self._note_progress, on_round=self._round_over)
-        plan = plan_load(self._guest.savables(), state.sections)
+        plan = plan_load(savables, state.sections)
         self._hook(Step.STATE_HEARD)
         run = state.run and not self._stay_paused
 
@@ -98,9 +105,10 @@ class Incoming:
         self._guest.call(commit)
         self._hook(Step.STATE_COMMITTED)
         self._status.go(Status.DEVICE)
-        if run or not self._capabilities.late_block_activate:
-            self._guest.disks.activate()
-            self._took_disks = True
+        self._guest.disks.activate()
+        self._took_disks = True
+        if self._capabilities.late_block_activate and not run:
+            self._guest.disks.inactivate()  # having seen them: `cont` refuses what another wrote to meanwhile
         self._hook(Step.DISKS_TAKEN)
         if self._answers is not None:
             self._answer(Kind.READY)

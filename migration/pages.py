@@ -14,6 +14,9 @@ from migration.protocols import PAGE, DirtyLog, RamBlock
 from migration.stream import PAGES_PER_FRAME, Frame, Kind, StreamWriter
 from migration.vmstate import Wire
 
+SHORTEST_WAIT = 0.001  # seconds; what is less waits for the next frame
+LONGEST_WAIT = 0.1  # seconds until a rate that was changed meanwhile counts
+
 
 def page_numbers(runs: NDArray[np.int64]) -> NDArray[np.int64]:
     """All page numbers in `runs` (shape (n, 2): first page, count), in order."""
@@ -55,18 +58,20 @@ class Pacer:
         self._rate = rate
         self._sleep = sleep
         self._now = now
-        self._free_at = now()
+        self._looked_at = now()
+        self._ahead = 0.0  # bytes sent that the rate had not allowed when last looked at
 
     def sent(self, size: int) -> None:
         """Account for `size` bytes and wait until they are allowed to have been sent."""
-        rate = self._rate()
-        now = self._now()
-        if rate == 0:
-            self._free_at = now
-            return
-        self._free_at = max(self._free_at, now) + size / rate
-        if self._free_at - now > 0.001:
-            self._sleep(self._free_at - now)
+        self._ahead += size
+        while (wait := self._seconds_ahead()) > SHORTEST_WAIT:
+            self._sleep(min(wait, LONGEST_WAIT))
+
+    def _seconds_ahead(self) -> float:
+        rate, now = self._rate(), self._now()
+        self._ahead = max(0.0, self._ahead - (now - self._looked_at) * rate) if rate else 0.0
+        self._looked_at = now
+        return self._ahead / rate if rate else 0.0
 
 
 class RamSender:

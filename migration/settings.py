@@ -18,8 +18,8 @@ class Capabilities:
     events: bool = False  # MIGRATION and MIGRATION_PASS events on QMP
     return_path: bool = False  # exec: the command answers on its output
     pause_before_switchover: bool = False
-    late_block_activate: bool = False  # the destination takes its disks at `cont`, not on arrival
-    validate_uuid: bool = False
+    late_block_activate: bool = False  # the destination lets go of a paused guest's disks until `cont`
+    validate_uuid: bool = False  # on either side: a machine with another uuid is refused
 
 
 # QEMU's other capabilities: known by name, so that asking for one says that it is missing rather than misspelt.

@@ -23,6 +23,7 @@ from migration.sections import describe_sections, dump_sections
 from migration.settings import Capabilities, Parameters
 from migration.status import Status, StatusMachine
 from migration.stream import Kind, PeerRefused, StreamReader, StreamWriter
+from migration.vmstate import Wire
 
 MAX_ROUNDS_BELOW_LIMIT = 8  # a guest that keeps dirtying what fits the limit must not keep us from switching over
 DISKS_BACK_WITHIN = 5.0  # seconds; a destination that was cut off needs a moment to let go of its locks
@@ -131,7 +132,8 @@ class Outgoing:
         savables = self._guest.savables()
         description = describe_sections(savables)
         writer.start()
-        writer.frame(Kind.CONFIG, {"machine": dict(self._guest.configuration()), "two-way": channel.two_way})
+        config: dict[str, Wire] = {"machine": dict(self._guest.configuration()), "two-way": channel.two_way}
+        writer.frame(Kind.CONFIG, config | {"validate-uuid": self._capabilities.validate_uuid})
         self._hook(Step.CONFIG_SENT)
         if channel.two_way:
             reader.expect(Kind.ACCEPT)
@@ -148,10 +150,11 @@ class Outgoing:
         for sender, log, pending in zip(senders, self._logs, self._pending, strict=True):
             sender.send(merge_runs(pending, log.collect()), self._check_cancel)
         self._hook(Step.LAST_ROUND_SENT)
-        for section in self._guest.call(lambda: dump_sections(savables)):
-            writer.frame(Kind.SECTION, section.to_wire())
-        writer.frame(Kind.DESCRIPTION, {"sections": description})
-        writer.frame(Kind.END, {"run": self._ran})
+        with writer.together():
+            for section in self._guest.call(lambda: dump_sections(savables)):
+                writer.frame(Kind.SECTION, section.to_wire())
+            writer.frame(Kind.DESCRIPTION, {"sections": description})
+            writer.frame(Kind.END, {"run": self._ran})
         self.progress.remaining_bytes = 0
         self.progress.downtime_bytes = writer.bytes_written - before
         self.progress.transferred = writer.bytes_written

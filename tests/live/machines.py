@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -39,16 +40,25 @@ def accepts(path: Path) -> bool:
 class EmuProcess:
     """One `emu run` in a process of its own."""
 
-    def __init__(self, folder: Path, name: str, *arguments: str, fault: tuple[Step, str] | None = None) -> None:
-        """`fault` is a step and what happens there: see tests.live.launcher."""
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *arguments: str,
+        fault: tuple[Step, str] | None = None,
+        launcher: Sequence[str] = ("emu.cli.main",),
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        """`fault` is a step and what happens there: see tests.live.launcher; `launcher` a module and its words before `run`."""
         self.folder = folder
         self.name = name
         self.serial_path = folder / f"{name}.serial"
         self.qmp_path = folder / f"{name}.qmp"
         self.log_path = folder / f"{name}.log"
-        start = ["-m", "emu.cli.main"] if fault is None else ["-m", "tests.live.launcher", fault[0].value, fault[1], "--"]
+        if fault is not None:
+            launcher = ("tests.live.launcher", fault[0].value, fault[1], "--")
         command = [
-            *(sys.executable, *start, "run", *arguments, "--name", name, "--monitor", "none"),
+            *(sys.executable, "-m", *launcher, "run", *arguments, "--name", name, "--monitor", "none"),
             *("--serial", f"unix:{self.serial_path}", "--qmp", f"unix:{self.qmp_path}"),
         ]
         self._errors = (folder / f"{name}.err").open("w+")
@@ -59,6 +69,7 @@ class EmuProcess:
             stderr=self._errors,
             cwd=Path(__file__).parents[2],
             env={**os.environ, "XDG_RUNTIME_DIR": str(folder)},
+            pass_fds=pass_fds,
         )
         self._console: SerialConsole | None = None
         self._qmp_listens = False
@@ -80,6 +91,10 @@ class EmuProcess:
     def monitor(self, line: str) -> str:
         """Run one monitor line and return its text."""
         return cast(str, self.qmp("human-monitor-command", command_line=line))
+
+    def switch_on(self, *capabilities: str) -> None:
+        """migrate-set-capabilities."""
+        self.qmp("migrate-set-capabilities", capabilities=[{"capability": name, "state": True} for name in capabilities])
 
     @property
     def ended(self) -> bool:

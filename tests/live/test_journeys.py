@@ -118,20 +118,6 @@ def test_cancel_undoes_a_migration(step: Step, status: str, start: Start, disk: 
     assert_guest_is_whole(source, disk)
 
 
-def test_pause_before_switchover_waits_with_the_disks_still_ours(start: Start, disk: Path, tmp_path: Path) -> None:
-    source, destination = start_pair(start, tmp_path)
-    capability = {"capability": "pause-before-switchover", "state": True}
-    source.qmp("migrate-set-capabilities", capabilities=[capability])  # type: ignore[arg-type]  # plain JSON values
-    source.qmp("migrate", uri=f"unix:{tmp_path / 'far'}")
-    wait_for(lambda: source.migration["status"] == "pre-switchover", "pre-switchover")
-    assert destination.status == "inmigrate"
-
-    source.qmp("migrate-continue", state="pre-switchover")
-
-    assert source.wait_migration()["status"] == "completed"
-    assert_guest_is_whole(destination, disk)
-
-
 def test_a_guest_can_be_taken_back_if_nobody_wrote_to_its_disk(start: Start, tmp_path: Path) -> None:
     source = start("source")
     source.console.expect(PROMPT, WAIT)

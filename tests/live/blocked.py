@@ -1,0 +1,26 @@
+"""Starts the emu command line with a machine that something keeps from moving: python -m tests.live.blocked REASON -- run …
+
+No device of today's boards blocks. The reason is added where a device's would be, in the blockers of the machine.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from emu import machine
+from emu.cli.main import main
+from migration.blockers import Blockers
+
+if __name__ == "__main__":
+    reason, separator, *arguments = sys.argv[1:]
+    assert separator == "--", sys.argv
+
+    class Blocked(Blockers):
+        """Blockers that have a reason from the start."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.add(reason)
+
+    machine.Blockers = Blocked  # type: ignore[misc]  # a machine asks for its blockers by this name
+    sys.exit(main(arguments))

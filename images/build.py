@@ -23,8 +23,9 @@ BUILD_LIMIT = 120.0  # seconds; it takes two
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isa:
-    """How one ISA's image is made; its port is the folder images/tiny/<name>."""
+    """How one ISA's image is made."""
 
+    folders: tuple[str, ...]  # of its port, in images/tiny
     compiler: str
     package: str  # Debian's, named when the compiler is missing
     link_address: int
@@ -33,6 +34,7 @@ class Isa:
 
 ISAS: dict[str, Isa] = {
     "riscv64": Isa(
+        folders=("riscv64",),
         compiler="riscv64-linux-gnu-gcc",
         package="gcc-riscv64-linux-gnu",
         link_address=0x8020_0000,  # where Linux's Image goes too
@@ -73,7 +75,9 @@ def compile_image(name: str) -> bytes:
     compiler = shutil.which(isa.compiler)
     if compiler is None:
         raise ConfigError(f"{isa.compiler} is not installed; Debian's package is {isa.package}")
-    sources = [str(path.relative_to(SOURCES)) for folder in (SOURCES / name, SOURCES) for path in sorted(folder.glob("*.[cS]"))]
+    sources = [
+        str(path.relative_to(SOURCES)) for folder in (*isa.folders, ".") for path in sorted((SOURCES / folder).glob("*.[cS]"))
+    ]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "tiny.elf"
         command = [

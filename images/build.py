@@ -34,7 +34,7 @@ class Isa:
 
 ISAS: dict[str, Isa] = {
     "riscv64": Isa(
-        folders=("riscv64",),
+        folders=("riscv",),
         compiler="riscv64-linux-gnu-gcc",
         package="gcc-riscv64-linux-gnu",
         link_address=0x8020_0000,  # where Linux's Image goes too

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from emu.board import Board, Wiring
 from emu.errors import ConfigError
-from targets.riscv64.board import VirtBoard
+from targets.riscv.board import VirtBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
     "riscv64": VirtBoard,

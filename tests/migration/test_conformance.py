@@ -41,8 +41,8 @@ from emu.errors import StateError, StreamError
 from emu.irq import IrqLine
 from migration.stream import unpack
 from migration.vmstate import State, Wire, describe, dump, parse
-from targets.riscv64.cpu import RiscvCpu
-from targets.riscv64.sbi import Sbi
+from targets.riscv.cpu import RiscvCpu
+from targets.riscv.sbi import Sbi
 from tests.devices.fakes import FakeClock, MemoryChardev
 from tests.devices.virtio.driver import InlineExecutor, Memory, Posts
 

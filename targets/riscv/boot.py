@@ -13,7 +13,7 @@ from emu.config import MachineConfig
 from emu.errors import ConfigError
 from emu.guestimage import ELF_MAGIC, Loaded, check_fits, load_elf, load_raw, read_file
 from emu.memory import GuestMemory
-from targets.riscv64.cpu import CSRS, Irq, Priv, RiscvCpu
+from targets.riscv.cpu import CSRS, Irq, Priv, RiscvCpu
 
 KERNEL_OFFSET = 2 << 20  # boot-image-header.rst: 2 MiB aligned from the start of RAM
 TREE_ALIGN = 2 << 20  # Linux maps the tree by one 2 MiB page

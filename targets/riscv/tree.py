@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from devices.syscon import Finish
 from targets.devicetree import Cells64, Node, device
-from targets.riscv64.boot import Placement
-from targets.riscv64.cpu import TIMEBASE, Irq
-from targets.riscv64.map import (
+from targets.riscv.boot import Placement
+from targets.riscv.cpu import TIMEBASE, Irq
+from targets.riscv.map import (
     CLINT,
     CLINT_SIZE,
     ISA_STRING,

@@ -15,7 +15,7 @@ from emu.clock import VirtualClock
 from emu.engine.core import Engine
 from emu.errors import StateError
 from migration.vmstate import dump, parse
-from targets.riscv64.cpu import ALL_BITS, CSRS, LEGAL, MIP_BITS, Irq, Priv, RiscvCpu, RiscvState
+from targets.riscv.cpu import ALL_BITS, CSRS, LEGAL, MIP_BITS, Irq, Priv, RiscvCpu, RiscvState
 
 RAM, SIZE = 0x8000_0000, mmap.PAGESIZE
 WFI, ILLEGAL, RDTIME_X5 = 0x10500073, 0, 0xC01022F3

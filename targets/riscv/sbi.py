@@ -17,7 +17,7 @@ from emu.device import Device
 from emu.errors import GuestError
 from emu.memory import GuestMemory
 from migration.vmstate import State, VMState, optional_u64
-from targets.riscv64.cpu import NS_PER_TICK, Irq, RiscvCpu
+from targets.riscv.cpu import NS_PER_TICK, Irq, RiscvCpu
 
 SPEC_VERSION = 2 << 24  # 2.0: major in bits 30..24
 IMPLEMENTATION_ID = 0x656D75  # "emu"; not registered

@@ -14,11 +14,11 @@ from emu.machine import Machine
 from emu.runstate import RunState
 from images import bundled
 from targets import find_target
-from targets.riscv64.board import VirtBoard
-from targets.riscv64.boot import IMAGE_MAGIC, KERNEL_OFFSET
-from targets.riscv64.cpu import Irq, Priv
-from targets.riscv64.map import RAM_BASE
-from targets.riscv64.sbi import Err, Ext
+from targets.riscv.board import VirtBoard
+from targets.riscv.boot import IMAGE_MAGIC, KERNEL_OFFSET
+from targets.riscv.cpu import Irq, Priv
+from targets.riscv.map import RAM_BASE
+from targets.riscv.sbi import Err, Ext
 from tests.devices.fakes import MemoryChardev
 
 MASK64 = (1 << 64) - 1

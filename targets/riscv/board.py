@@ -17,9 +17,9 @@ from devices.syscon import Syscon
 from emu.board import Wiring
 from migration.vmstate import Wire
 from targets.base import BaseBoard
-from targets.riscv64.boot import enter, place
-from targets.riscv64.cpu import Irq, RiscvCpu
-from targets.riscv64.map import (
+from targets.riscv.boot import enter, place
+from targets.riscv.cpu import Irq, RiscvCpu
+from targets.riscv.map import (
     CLINT,
     CLINT_SIZE,
     ISA_STRING,
@@ -41,8 +41,8 @@ from targets.riscv64.map import (
     VIRTIO_SIZE,
     VIRTIO_SLOTS,
 )
-from targets.riscv64.sbi import Sbi
-from targets.riscv64.tree import device_tree
+from targets.riscv.sbi import Sbi
+from targets.riscv.tree import device_tree
 
 
 class VirtBoard(BaseBoard):

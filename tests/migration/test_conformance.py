@@ -229,7 +229,9 @@ def refusal(cls: type[State], version: int, wire: Wire) -> str:
 
 
 def test_there_is_something_to_test() -> None:
-    assert {"ClintState", "Ns16550State", "PlicState", "RiscvState", "ClockState"} <= {cls.__name__ for cls in STATES}
+    assert {"ClintState", "Ns16550State", "PlicState", "Riscv32State", "Riscv64State", "ClockState"} <= {
+        cls.__name__ for cls in STATES
+    }
 
 
 def test_every_state_has_a_name_of_its_own() -> None:

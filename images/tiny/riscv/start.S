@@ -1,5 +1,15 @@
 # Entry from the SBI in S-mode: a0 is the hart, a1 the device tree (Linux's contract, arch/riscv/boot.rst); and the trap entry.
 
+#if __riscv_xlen == 64
+#define STORE sd
+#define LOAD ld
+#define WORD 8
+#else
+#define STORE sw
+#define LOAD lw
+#define WORD 4
+#endif
+
 .section .text.start, "ax"
 .global _start
 _start:
@@ -9,12 +19,12 @@ _start:
     la      t0, bss_start
     la      t1, bss_end
 1:  bgeu    t0, t1, 2f
-    sd      zero, 0(t0)
-    addi    t0, t0, 8
+    STORE   zero, 0(t0)
+    addi    t0, t0, WORD
     j       1b
 2:  la      sp, stack_top
     la      t0, boot_hart
-    sd      a0, 0(t0)
+    STORE   a0, 0(t0)
     la      t0, trap_entry
     csrw    stvec, t0
     mv      a0, a1
@@ -27,44 +37,44 @@ _start:
 .balign 4
 .global trap_entry
 trap_entry:
-    addi    sp, sp, -128
-    sd      ra, 0(sp)
-    sd      t0, 8(sp)
-    sd      t1, 16(sp)
-    sd      t2, 24(sp)
-    sd      t3, 32(sp)
-    sd      t4, 40(sp)
-    sd      t5, 48(sp)
-    sd      t6, 56(sp)
-    sd      a0, 64(sp)
-    sd      a1, 72(sp)
-    sd      a2, 80(sp)
-    sd      a3, 88(sp)
-    sd      a4, 96(sp)
-    sd      a5, 104(sp)
-    sd      a6, 112(sp)
-    sd      a7, 120(sp)
+    addi    sp, sp, -16 * WORD
+    STORE   ra, 0 * WORD(sp)
+    STORE   t0, 1 * WORD(sp)
+    STORE   t1, 2 * WORD(sp)
+    STORE   t2, 3 * WORD(sp)
+    STORE   t3, 4 * WORD(sp)
+    STORE   t4, 5 * WORD(sp)
+    STORE   t5, 6 * WORD(sp)
+    STORE   t6, 7 * WORD(sp)
+    STORE   a0, 8 * WORD(sp)
+    STORE   a1, 9 * WORD(sp)
+    STORE   a2, 10 * WORD(sp)
+    STORE   a3, 11 * WORD(sp)
+    STORE   a4, 12 * WORD(sp)
+    STORE   a5, 13 * WORD(sp)
+    STORE   a6, 14 * WORD(sp)
+    STORE   a7, 15 * WORD(sp)
     csrr    a0, scause
     csrr    a1, sepc
     csrr    a2, stval
     call    riscv_trap
-    ld      ra, 0(sp)
-    ld      t0, 8(sp)
-    ld      t1, 16(sp)
-    ld      t2, 24(sp)
-    ld      t3, 32(sp)
-    ld      t4, 40(sp)
-    ld      t5, 48(sp)
-    ld      t6, 56(sp)
-    ld      a0, 64(sp)
-    ld      a1, 72(sp)
-    ld      a2, 80(sp)
-    ld      a3, 88(sp)
-    ld      a4, 96(sp)
-    ld      a5, 104(sp)
-    ld      a6, 112(sp)
-    ld      a7, 120(sp)
-    addi    sp, sp, 128
+    LOAD    ra, 0 * WORD(sp)
+    LOAD    t0, 1 * WORD(sp)
+    LOAD    t1, 2 * WORD(sp)
+    LOAD    t2, 3 * WORD(sp)
+    LOAD    t3, 4 * WORD(sp)
+    LOAD    t4, 5 * WORD(sp)
+    LOAD    t5, 6 * WORD(sp)
+    LOAD    t6, 7 * WORD(sp)
+    LOAD    a0, 8 * WORD(sp)
+    LOAD    a1, 9 * WORD(sp)
+    LOAD    a2, 10 * WORD(sp)
+    LOAD    a3, 11 * WORD(sp)
+    LOAD    a4, 12 * WORD(sp)
+    LOAD    a5, 13 * WORD(sp)
+    LOAD    a6, 14 * WORD(sp)
+    LOAD    a7, 15 * WORD(sp)
+    addi    sp, sp, 16 * WORD
     sret
 
 .bss

@@ -11,6 +11,7 @@ from pathlib import Path
 from emu.errors import ConfigError
 
 _MIB = 1 << 20
+_TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +40,17 @@ class BundledImage:
 
 
 BUNDLED: dict[str, BundledImage] = {
+    "riscv32-tiny": BundledImage(
+        target="riscv32",
+        resource="riscv32-tiny.elf",
+        memory_mib=64,
+        description=_TINY,
+    ),
     "riscv64-tiny": BundledImage(
         target="riscv64",
         resource="riscv64-tiny.elf",
         memory_mib=64,
-        description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
+        description=_TINY,
     ),
 }
 

@@ -33,8 +33,15 @@ class Isa:
 
 
 ISAS: dict[str, Isa] = {
+    "riscv32": Isa(
+        folders=("riscv",),
+        compiler="riscv64-linux-gnu-gcc",
+        package="gcc-riscv64-linux-gnu",
+        link_address=0x8040_0000,  # where Linux's Image goes too
+        flags=("-march=rv32imac_zicsr", "-mabi=ilp32", "-mcmodel=medany", "-Wl,--no-relax", "-Wl,-melf32lriscv"),
+    ),
     "riscv64": Isa(
-        folders=("riscv64",),
+        folders=("riscv",),
         compiler="riscv64-linux-gnu-gcc",
         package="gcc-riscv64-linux-gnu",
         link_address=0x8020_0000,  # where Linux's Image goes too

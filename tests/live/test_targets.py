@@ -48,7 +48,7 @@ def test_its_commands_work(guest: str, begin: Begin, disk: Path) -> None:
 
     ask(machine, "info", rf"isa={isa}\r?\n")
     ask(machine, "tick 20", r"tick 20\r?\n")
-    ask(machine, "sleep 30", r"slept 3\d ms")
+    ask(machine, "sleep 30", r"slept ([3-9]\d|\d{3,}) ms")  # a busy host is late
     ask(machine, "mem fill 3 4", "mem filled 4194304 seed 3")
     ask(machine, "mem check 3 4", "mem ok 4194304")
     ask(machine, "blk write 5 77", "blk sector 5")

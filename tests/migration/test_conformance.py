@@ -41,8 +41,8 @@ from emu.errors import StateError, StreamError
 from emu.irq import IrqLine
 from migration.stream import unpack
 from migration.vmstate import State, Wire, describe, dump, parse
-from targets.riscv64.cpu import RiscvCpu
-from targets.riscv64.sbi import Sbi
+from targets.riscv.cpu import RiscvCpu
+from targets.riscv.sbi import Sbi
 from tests.devices.fakes import FakeClock, MemoryChardev
 from tests.devices.virtio.driver import InlineExecutor, Memory, Posts
 
@@ -229,7 +229,9 @@ def refusal(cls: type[State], version: int, wire: Wire) -> str:
 
 
 def test_there_is_something_to_test() -> None:
-    assert {"ClintState", "Ns16550State", "PlicState", "RiscvState", "ClockState"} <= {cls.__name__ for cls in STATES}
+    assert {"ClintState", "Ns16550State", "PlicState", "Riscv32State", "Riscv64State", "ClockState"} <= {
+        cls.__name__ for cls in STATES
+    }
 
 
 def test_every_state_has_a_name_of_its_own() -> None:

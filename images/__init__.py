@@ -39,12 +39,13 @@ class BundledImage:
 
 
 BUNDLED: dict[str, BundledImage] = {
-    "riscv64-tiny": BundledImage(
-        target="riscv64",
-        resource="riscv64-tiny.elf",
+    f"{target}-tiny": BundledImage(
+        target=target,
+        resource=f"{target}-tiny.elf",
         memory_mib=64,
         description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
-    ),
+    )
+    for target in ("mips", "mips64", "mips64el", "mipsel", "riscv64")
 }
 
 

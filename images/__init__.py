@@ -11,6 +11,14 @@ from pathlib import Path
 from emu.errors import ConfigError
 
 _MIB = 1 << 20
+TINY = (  # the targets that have a tiny guest
+    "mips",
+    "mips64",
+    "mips64el",
+    "mipsel",
+    "riscv32",
+    "riscv64",
+)
 _TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"
 
 
@@ -40,18 +48,8 @@ class BundledImage:
 
 
 BUNDLED: dict[str, BundledImage] = {
-    "riscv32-tiny": BundledImage(
-        target="riscv32",
-        resource="riscv32-tiny.elf",
-        memory_mib=64,
-        description=_TINY,
-    ),
-    "riscv64-tiny": BundledImage(
-        target="riscv64",
-        resource="riscv64-tiny.elf",
-        memory_mib=64,
-        description=_TINY,
-    ),
+    f"{target}-tiny": BundledImage(target=target, resource=f"{target}-tiny.elf", memory_mib=64, description=_TINY)
+    for target in TINY
 }
 
 

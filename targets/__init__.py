@@ -7,9 +7,14 @@ from functools import partial
 
 from emu.board import Board, Wiring
 from emu.errors import ConfigError
+from targets.mips.board import MipsBoard
 from targets.riscv.board import VirtBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
+    "mips": partial(MipsBoard, isa="mips"),
+    "mips64": partial(MipsBoard, isa="mips64"),
+    "mips64el": partial(MipsBoard, isa="mips64el"),
+    "mipsel": partial(MipsBoard, isa="mipsel"),
     "riscv32": partial(VirtBoard, isa="riscv32"),
     "riscv64": partial(VirtBoard, isa="riscv64"),
 }

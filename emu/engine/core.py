@@ -35,12 +35,15 @@ UC_HOOK_INTR = 1
 UC_HOOK_MEM_WRITE_UNMAPPED = 32
 UC_PROT_ALL = 7
 UC_CTL_USE_EXITS = 4 | 1 << 26 | 1 << 30  # UC_CTL_WRITE(UC_CTL_UC_USE_EXITS, 1)
+UC_CTL_CPU_MODEL = 7 | 1 << 26 | 1 << 30  # UC_CTL_WRITE(UC_CTL_CPU_MODEL, 1)
 ONLY_CPU = -1  # qemu_get_cpu's index of the one CPU Unicorn has
 
 UC_ERR_EXCEPTION = 21
+CPU_INTERRUPT_HARD = 2
 
 _MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 _MmioWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
+_StopInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
 _Interrupt = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 _Unmapped = ctypes.CFUNCTYPE(
     ctypes.c_bool, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
@@ -81,6 +84,8 @@ class Engine:
         self._check(quick_library().uc_open(self._layout.arch, self._layout.mode, ctypes.byref(handle)), "open a CPU")
         self._uc = _address(handle.value)
         self._bind_calls()
+        if self._layout.model is not None:
+            self._check(self._ctl(self._uc, UC_CTL_CPU_MODEL, self._layout.model), "be that CPU")
         self._register = ctypes.c_uint64()
         # Any register access makes the library build its CPU; only from then on is there a state to point into.
         self._check(self._reg_read(self._uc, 1, ctypes.addressof(self._register)), "build a CPU")
@@ -102,6 +107,9 @@ class Engine:
         self._no_exit_request.value = 1
         if not self._layout.stop_interrupt:
             ctypes.c_void_p.from_address(self._uc + core.uc_stop_interrupt).value = None
+        self._exception_pc = 0
+        if self._layout.pc_advance is None:
+            self._keep_exception_pc(core.uc_stop_interrupt)
         self._store_trap = StoreTrap(core, self._uc, self.cpu, self.env, self._layout.env_size, self.flush_tlb)
 
     def close(self) -> None:
@@ -153,7 +161,7 @@ class Engine:
         def on_interrupt(_uc: int, number: int, _data: int) -> None:
             if trap.address is not None:
                 return  # of an instruction behind the one that is to fault
-            pc.value -= advance
+            pc.value = self._exception_pc if advance is None else pc.value - advance
             try:
                 handler(number)
             except BaseException as exc:
@@ -161,6 +169,18 @@ class Engine:
 
         self._exception_handler = handler
         self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt), 1, 0)  # begin > end: anywhere
+
+    def _keep_exception_pc(self, stop_interrupt: int) -> None:
+        """Note the pc of an exception where it is last known: when the library asks whether it ends the slice."""
+        pc = self._pc
+
+        def on_question(_uc: int, _number: int) -> bool:
+            self._exception_pc = pc.value
+            return False
+
+        callback = _StopInterrupt(on_question)
+        self._callbacks.append(callback)
+        ctypes.c_void_p.from_address(self._uc + stop_interrupt).value = ctypes.cast(callback, ctypes.c_void_p).value
 
     def on_unmapped(self, handler: Callable[[Access, int], int]) -> None:
         """Make an access to a physical address where nothing is mapped an exception of the guest's, as on a real bus.
@@ -240,6 +260,10 @@ class Engine:
             self._count.value = 0
         else:
             self._icount_high.value = -1
+
+    def request_interrupt(self) -> None:
+        """Have the CPU look at its interrupts at block heads: QEMU's CPU_INTERRUPT_HARD, which stays until the ISA drops it."""
+        self._requests.value |= CPU_INTERRUPT_HARD
 
     # State
 

@@ -71,6 +71,8 @@ class IsaLayout:
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
+    model: int | None = None  # enum uc_cpu_*; None: the library's choice
+    page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
 
 
 @dataclass(frozen=True, slots=True)

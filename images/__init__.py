@@ -45,6 +45,12 @@ BUNDLED: dict[str, BundledImage] = {
         memory_mib=64,
         description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
     ),
+    "arm64-tiny": BundledImage(
+        target="arm64",
+        resource="arm64-tiny.elf",
+        memory_mib=64,
+        description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
+    ),
 }
 
 

@@ -13,11 +13,10 @@ from emu.config import MachineConfig
 from emu.errors import ConfigError
 from emu.guestimage import ELF_MAGIC, Loaded, check_fits, load_elf, load_raw, read_file
 from emu.memory import GuestMemory
+from targets.placement import PAGE, load_initrd, tree_place
 from targets.riscv64.cpu import CSRS, Irq, Priv, RiscvCpu
 
 KERNEL_OFFSET = 2 << 20  # boot-image-header.rst: 2 MiB aligned from the start of RAM
-TREE_ALIGN = 2 << 20  # Linux maps the tree by one 2 MiB page
-PAGE = 4096
 
 IMAGE_MAGIC = b"RSC\x05"
 IMAGE_HEADER = struct.Struct("<16x Q 32x 4s 4x")  # image_size, magic2
@@ -51,23 +50,10 @@ class Placement:
 
 def place(config: MachineConfig, memory: GuestMemory, base: int, tree_size: int) -> Placement:
     """Put kernel, initrd and firmware in RAM and choose the device tree's place; raises ConfigError when they do not fit."""
-    end = base + config.memory
-    # The tree and fw_dynamic_info behind it, as high as they go.
-    tree = (end - tree_size - PAGE) // TREE_ALIGN * TREE_ALIGN
-    check_fits(memory, tree, tree_size + PAGE, "the device tree")
-    if tree < base + KERNEL_OFFSET:
-        tree = (end - tree_size - PAGE) // PAGE * PAGE
+    # fw_dynamic_info lies behind the tree.
+    tree = tree_place(memory, base, config.memory, tree_size + PAGE, base + KERNEL_OFFSET)
     kernel = None if config.kernel is None else _load_kernel(config, memory, base)
-    initrd = None
-    if config.initrd is not None:
-        data = read_file(config.initrd, "initrd")
-        address = (tree - len(data)) // PAGE * PAGE
-        if kernel is None or address < kernel.end:
-            raise ConfigError(
-                f"initrd {config.initrd} has {len(data)} bytes, which do not fit between kernel and device tree in "
-                f"{config.memory >> 20} MiB of RAM"
-            )
-        initrd = load_raw(memory, data, address, "initrd")
+    initrd = load_initrd(config, memory, kernel, tree)
     if config.bios is None:
         if kernel is None:
             raise ConfigError("no kernel was given: use --kernel FILE, --bios FILE or the name of a bundled guest")

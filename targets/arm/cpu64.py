@@ -1,6 +1,7 @@
 """A Cortex-A57 in AArch64 state (ARM DDI 0487; DDI 0488): its registers and its state in a stream.
 
-Guests start at EL1. EL2 and EL3 exist, as they say, but are this program: nothing ever runs there.
+Guests start at EL1. EL2 and EL3 exist, as they say, but are this program: nothing ever runs there. 32-bit programs are not
+supported, which ID_AA64PFR0_EL1 tells: a guest that runs one all the same can be neither saved nor moved meanwhile.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ HCR_RW = 1 << 31  # EL1 is AArch64
 SCR_NS, SCR_HCE, SCR_RW, SCR_RES1 = 1 << 0, 1 << 8, 1 << 10, 0x30
 
 COUNTERS = ((3, 3, 14, 0, 1), (3, 3, 14, 0, 2))  # CNTPCT_EL0, CNTVCT_EL0
+FEATURES = (3, 0, 0, 4, 0)  # ID_AA64PFR0_EL1
+ONLY_AARCH64 = 0x2211  # at EL0 and EL1; EL2 and EL3 exist, floating point and SIMD are there
 PHYSICAL_TIMER, VIRTUAL_TIMER = (3, 3, 14, 2), (3, 3, 14, 3)
 TVAL, CTL, CVAL = 0, 1, 2  # op2
 
@@ -115,6 +118,7 @@ class Arm64Cpu(ArmCpu):
         field("scr_el3").value = SCR_NS | SCR_RES1 | SCR_HCE | SCR_RW
         field("hcr_el2").value = HCR_RW
         field("cntfrq_el0").value = FREQUENCY
+        serve_register(engine, key64(*FEATURES), lambda: ONLY_AARCH64)
         self._power_on = self.save()
         self._power_on.pstate = PSTATE_START
         self.reset()

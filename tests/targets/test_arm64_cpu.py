@@ -239,6 +239,12 @@ def test_the_timer_registers_are_the_timers(bench: Bench) -> None:
     assert bench.timer.virtual.read_ctl() == ENABLE | ISTATUS
 
 
+def test_a_guest_is_told_not_to_run_32_bit_programs(bench: Bench) -> None:
+    bench.run(0xD5380400, WFI)  # mrs x0, id_aa64pfr0_el1
+
+    assert bench.cpu.read(0) & 0xFF == 0x11
+
+
 def test_a_failing_timer_ends_the_slice_with_its_error(bench: Bench) -> None:
     def fail() -> int:
         raise RuntimeError("no time")

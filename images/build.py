@@ -70,6 +70,13 @@ ISAS: dict[str, Isa] = {
         link_address=0x8020_0000,  # where Linux's Image goes too
         flags=("-march=rv64imac_zicsr", "-mabi=lp64", "-mcmodel=medany", "-Wl,--no-relax"),
     ),
+    "arm64": Isa(
+        folders=("arm", "arm64"),
+        compiler="aarch64-linux-gnu-gcc",
+        package="gcc-aarch64-linux-gnu",
+        link_address=0x4020_0000,  # where Linux's Image goes too
+        flags=("-march=armv8-a", "-mgeneral-regs-only", "-mstrict-align", "-mno-outline-atomics"),
+    ),
 }
 
 FLAGS = (

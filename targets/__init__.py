@@ -7,10 +7,12 @@ from functools import partial
 
 from emu.board import Board, Wiring
 from emu.errors import ConfigError
+from targets.arm.board import virt64
 from targets.mips.board import MipsBoard
 from targets.riscv.board import VirtBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
+    "arm64": virt64,
     "mips": partial(MipsBoard, isa="mips"),
     "mips64": partial(MipsBoard, isa="mips64"),
     "mips64el": partial(MipsBoard, isa="mips64el"),

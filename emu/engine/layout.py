@@ -72,6 +72,7 @@ class IsaLayout:
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
+    page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
 
 
 @dataclass(frozen=True, slots=True)

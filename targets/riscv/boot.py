@@ -14,10 +14,10 @@ from emu.config import MachineConfig
 from emu.errors import ConfigError
 from emu.guestimage import ELF_MAGIC, Loaded, check_fits, load_elf, load_raw, read_file
 from emu.memory import GuestMemory
+from targets.placement import PAGE, load_initrd, place_tree
 from targets.riscv.cpu import RiscvCpu
 from targets.riscv.state import Irq, Priv, Width
 
-PAGE = 4096
 ELF_CLASS = slice(4, 5)  # e_ident[EI_CLASS]
 ELF_WIDTHS = {b"\1": 32, b"\2": 64}
 
@@ -55,17 +55,9 @@ def place(config: MachineConfig, memory: GuestMemory, base: int, tree_size: int,
     """Put kernel, initrd and firmware in RAM and choose the device tree's place; raises ConfigError when they do not fit."""
     preferred = base + width.megapage
     kernel = None if config.kernel is None else _load_kernel(config, memory, preferred, width)
-    tree = _place_tree(config, base, tree_size, kernel, width)
-    initrd = None
-    if config.initrd is not None:
-        data = read_file(config.initrd, "initrd")
-        address = (tree - len(data)) // PAGE * PAGE
-        if kernel is None or address < kernel.end:
-            raise ConfigError(
-                f"initrd {config.initrd} has {len(data)} bytes, which do not fit between kernel and device tree in "
-                f"{config.memory >> 20} MiB of RAM"
-            )
-        initrd = load_raw(memory, data, address, "initrd")
+    # fw_dynamic_info lies behind the tree.
+    tree = place_tree(config, base, tree_size + PAGE, kernel, lowest=preferred, align=width.megapage)
+    initrd = load_initrd(config, memory, kernel, tree)
     if config.bios is None:
         if kernel is None:
             raise ConfigError("no kernel was given: use --kernel FILE, --bios FILE or the name of a bundled guest")
@@ -80,18 +72,6 @@ def place(config: MachineConfig, memory: GuestMemory, base: int, tree_size: int,
     target = preferred if kernel is None else kernel.entry
     memory.write(dynamic_info, FW_DYNAMIC[width.xlen].pack(FW_DYNAMIC_MAGIC, FW_DYNAMIC_VERSION, target, Priv.S, 0, 0))
     return Placement(kernel, initrd, tree, loaded.entry, dynamic_info)
-
-
-def _place_tree(config: MachineConfig, base: int, size: int, kernel: Loaded | None, width: Width) -> int:
-    """As high as the tree and fw_dynamic_info behind it go, at a megapage if one is left above the kernel."""
-    lowest = base + width.megapage if kernel is None else kernel.end
-    highest = base + config.memory - size - PAGE
-    for align in (width.megapage, PAGE):
-        tree = highest // align * align
-        if tree >= lowest:
-            return tree
-    taken = "the firmware" if kernel is None else f"kernel {config.kernel}"
-    raise ConfigError(f"{taken} leaves no room for the device tree in {config.memory >> 10} KiB of RAM")
 
 
 def _load_kernel(config: MachineConfig, memory: GuestMemory, address: int, width: Width) -> Loaded:

@@ -26,9 +26,13 @@ import emu
 import migration
 import targets
 from devices.clint import Clint
+from devices.generic_timer import GenericTimer
+from devices.gicv2 import GicV2
 from devices.goldfish_pic import GoldfishPic
 from devices.goldfish_rtc import GoldfishRtc
 from devices.ns16550 import Ns16550
+from devices.pl011 import Pl011
+from devices.pl031 import Pl031
 from devices.plic import Plic
 from devices.syscon import Syscon
 from devices.virtio.blk import VirtioBlk
@@ -112,9 +116,13 @@ def make_sbi() -> Sbi:
 
 DEVICES: dict[type[Device[Any]], Callable[[], Device[Any]]] = {
     Clint: lambda: Clint("clint", msip=no_line(), mtip=no_line(), clock=FakeClock()),
+    GenericTimer: lambda: GenericTimer("timer", FakeClock(), physical=no_line(), virtual=no_line()),
+    GicV2: lambda: GicV2("gic", no_line()),
     GoldfishPic: lambda: GoldfishPic("pic", no_line()),
     GoldfishRtc: lambda: GoldfishRtc("rtc", no_line(), FakeClock()),
     Ns16550: lambda: Ns16550("serial", no_line(), MemoryChardev(), FakeClock()),
+    Pl011: lambda: Pl011("serial", no_line(), MemoryChardev(), FakeClock()),
+    Pl031: lambda: Pl031("rtc", no_line(), FakeClock()),
     Plic: lambda: Plic("plic", no_line(), no_line()),
     Sbi: make_sbi,
     Syscon: lambda: Syscon("test", on_power_off=lambda _code: None, on_reset=lambda: None),

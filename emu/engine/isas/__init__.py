@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from emu.engine.isas import riscv
+from emu.engine.isas import riscv, x86
 from emu.engine.layout import CORE, Build, CoreLayout, IsaLayout, Probe
 from emu.errors import EngineError
 
-LAYOUTS: dict[tuple[Build, str], IsaLayout] = {**riscv.LAYOUTS}
-PROBES: dict[str, Probe] = {**riscv.PROBES}
+LAYOUTS: dict[tuple[Build, str], IsaLayout] = {**riscv.LAYOUTS, **x86.LAYOUTS}
+PROBES: dict[str, Probe] = {**riscv.PROBES, **x86.PROBES}
 
 
 def layout_of(build: Build, isa: str) -> tuple[CoreLayout, IsaLayout]:

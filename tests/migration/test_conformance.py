@@ -26,13 +26,19 @@ import emu
 import migration
 import targets
 from devices.clint import Clint
+from devices.cmos import Cmos
 from devices.goldfish_pic import GoldfishPic
 from devices.goldfish_rtc import GoldfishRtc
+from devices.i8254 import Pit
+from devices.i8259 import PicPair
 from devices.ns16550 import Ns16550
+from devices.pci import PciHost
+from devices.pcpower import PcPower
 from devices.plic import Plic
 from devices.syscon import Syscon
 from devices.virtio.blk import VirtioBlk
 from devices.virtio.mmio import VirtioMmio
+from devices.virtio.pci import VirtioPci
 from devices.virtio.rng import VirtioRng
 from emu.block.image import Image, open_image
 from emu.device import Device
@@ -112,14 +118,20 @@ def make_sbi() -> Sbi:
 
 DEVICES: dict[type[Device[Any]], Callable[[], Device[Any]]] = {
     Clint: lambda: Clint("clint", msip=no_line(), mtip=no_line(), clock=FakeClock()),
+    Cmos: lambda: Cmos("rtc", no_line(), FakeClock()),
     GoldfishPic: lambda: GoldfishPic("pic", no_line()),
     GoldfishRtc: lambda: GoldfishRtc("rtc", no_line(), FakeClock()),
     Ns16550: lambda: Ns16550("serial", no_line(), MemoryChardev(), FakeClock()),
+    PciHost: lambda: PciHost("pci", 0xC000_0000, [no_line() for _ in range(4)]),
+    PcPower: lambda: PcPower("power", on_power_off=lambda _code: None, on_reset=lambda: None),
+    PicPair: lambda: PicPair("pic", no_line()),
+    Pit: lambda: Pit("pit", no_line(), FakeClock()),
     Plic: lambda: Plic("plic", no_line(), no_line()),
     Sbi: make_sbi,
     Syscon: lambda: Syscon("test", on_power_off=lambda _code: None, on_reset=lambda: None),
     VirtioBlk: lambda: VirtioBlk("blk", Memory(), disk(), executor=InlineExecutor(), post=Posts()),
     VirtioMmio: lambda: VirtioMmio("slot", VirtioRng("rng", Memory()), no_line()),
+    VirtioPci: lambda: VirtioPci("function", VirtioRng("rng", Memory()), no_line()),
     VirtioRng: lambda: VirtioRng("rng", Memory()),
 }
 

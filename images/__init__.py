@@ -45,6 +45,12 @@ BUNDLED: dict[str, BundledImage] = {
         memory_mib=64,
         description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
     ),
+    "x86_64-tiny": BundledImage(
+        target="x86_64",
+        resource="x86_64-tiny.elf",
+        memory_mib=64,
+        description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
+    ),
 }
 
 

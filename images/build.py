@@ -40,6 +40,13 @@ ISAS: dict[str, Isa] = {
         link_address=0x8020_0000,  # where Linux's Image goes too
         flags=("-march=rv64imac_zicsr", "-mabi=lp64", "-mcmodel=medany", "-Wl,--no-relax"),
     ),
+    "x86_64": Isa(
+        folders=("x86_64", "pc"),
+        compiler="x86_64-linux-gnu-gcc",
+        package="gcc-x86-64-linux-gnu",
+        link_address=0x10_0000,
+        flags=("-m64", "-mno-red-zone", "-mgeneral-regs-only", "-fcf-protection=none", "-DVIRTIO_PCI"),
+    ),
 }
 
 FLAGS = (

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from emu.board import Board, Wiring
 from emu.errors import ConfigError
 from targets.riscv64.board import VirtBoard
+from targets.x86.board import PcBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
     "riscv64": VirtBoard,
+    "x86_64": partial(PcBoard, isa="x86_64"),
 }
 
 

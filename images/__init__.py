@@ -39,6 +39,12 @@ class BundledImage:
 
 
 BUNDLED: dict[str, BundledImage] = {
+    "i386-tiny": BundledImage(
+        target="i386",
+        resource="i386-tiny.elf",
+        memory_mib=64,
+        description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
+    ),
     "riscv64-tiny": BundledImage(
         target="riscv64",
         resource="riscv64-tiny.elf",

@@ -30,9 +30,18 @@ class Isa:
     package: str  # Debian's, named when the compiler is missing
     link_address: int
     flags: tuple[str, ...]
+    libraries: tuple[str, ...] = ()  # behind the sources
 
 
 ISAS: dict[str, Isa] = {
+    "i386": Isa(
+        folders=("i386", "pc"),
+        compiler="i686-linux-gnu-gcc",
+        package="gcc-i686-linux-gnu",
+        link_address=0x10_0000,
+        flags=("-march=i686", "-mgeneral-regs-only", "-fcf-protection=none", "-DVIRTIO_PCI"),
+        libraries=("-lgcc",),  # 64-bit division
+    ),
     "riscv64": Isa(
         folders=("riscv64",),
         compiler="riscv64-linux-gnu-gcc",
@@ -43,7 +52,7 @@ ISAS: dict[str, Isa] = {
     "x86_64": Isa(
         folders=("x86_64", "pc"),
         compiler="x86_64-linux-gnu-gcc",
-        package="gcc-x86-64-linux-gnu",
+        package="gcc",
         link_address=0x10_0000,
         flags=("-m64", "-mno-red-zone", "-mgeneral-regs-only", "-fcf-protection=none", "-DVIRTIO_PCI"),
     ),
@@ -94,7 +103,7 @@ def compile_image(name: str) -> bytes:
             f"-ffile-prefix-map={SOURCES}=.",
             f"-Wl,--defsym=LINK_ADDRESS={isa.link_address}",
         ]
-        command += [*sources, "-o", str(output)]
+        command += [*sources, *isa.libraries, "-o", str(output)]
         done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=BUILD_LIMIT, check=False)
         if done.returncode:
             raise ConfigError(f"{isa.compiler} ended with {done.returncode} on images/tiny for {name}:\n{done.stderr.rstrip()}")

@@ -11,6 +11,7 @@ from targets.riscv64.board import VirtBoard
 from targets.x86.board import PcBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
+    "i386": partial(PcBoard, isa="i386"),
     "riscv64": VirtBoard,
     "x86_64": partial(PcBoard, isa="x86_64"),
 }

@@ -38,6 +38,7 @@ UC_HOOK_INSN = 2
 UC_HOOK_MEM_WRITE_UNMAPPED = 32
 UC_PROT_ALL = 7
 UC_CTL_USE_EXITS = 4 | 1 << 26 | 1 << 30  # UC_CTL_WRITE(UC_CTL_UC_USE_EXITS, 1)
+UC_CTL_CPU_MODEL = 7 | 1 << 26 | 1 << 30
 ONLY_CPU = -1  # qemu_get_cpu's index of the one CPU Unicorn has
 
 UC_ERR_EXCEPTION = 21
@@ -87,6 +88,8 @@ class Engine:
         self._check(quick_library().uc_open(self._layout.arch, self._layout.mode, ctypes.byref(handle)), "open a CPU")
         self._uc = _address(handle.value)
         self._bind_calls()
+        if self._layout.model is not None:
+            self._check(self._ctl(self._uc, UC_CTL_CPU_MODEL, self._layout.model), "choose a CPU model")
         self._register = ctypes.c_uint64()
         self._scratch = ctypes.c_uint64()  # of the machine code in x86native
         # Any register access makes the library build its CPU; only from then on is there a state to point into.

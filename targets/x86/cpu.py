@@ -5,7 +5,7 @@ interrupt goes the way that code has for a virtual machine's (CPU_INTERRUPT_VIRQ
 it through, the library loads the vector from a physical address. Ours is behind all addresses the guest has, and to load it is
 the interrupt acknowledge cycle. SYSCALL, SYSENTER and RDTSC are stubs in Unicorn: syscall.py and `_read_tsc`.
 
-The features are those of the library's default model less what is not there: local APIC, MTRRs, machine check, SVM, BMI.
+The features are those of qemu64 and qemu32 less what is not there (local APIC, MTRRs, machine check, SVM), and no-execute.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ NO_EXCEPTION, DOUBLE_FAULT = 0xFFFF_FFFF, 8
 
 FEATURES_1_EDX_ABSENT = 1 << 7 | 1 << 9 | 1 << 12 | 1 << 14  # MCE, APIC, MTRR, MCA
 SEP = 1 << 11  # SYSENTER: absent in the 32-bit CPU, whose kernels then use INT 0x80
-BMI = 1 << 3 | 1 << 8  # BMI1 and 2: the library wants CR4.OSFXSR for some of them, which kernels set later
-SVM = 1 << 2
+NX, SVM = 1 << 20, 1 << 2
 TSC_ADJUST, INVARIANT_TSC = 1 << 1, 1 << 8  # the time stamp counter never stops and needs no watching
 MASK32 = (1 << 32) - 1
 
@@ -97,7 +96,8 @@ class X86Cpu:
     def _choose_features(self) -> None:
         field = self.engine.field
         field("features_1_edx").value &= ~(FEATURES_1_EDX_ABSENT | (0 if self.long_mode else SEP))
-        field("features_7_ebx").value = field("features_7_ebx").value & ~BMI | TSC_ADJUST
+        field("features_7_ebx").value |= TSC_ADJUST
+        field("features_8000_0001_edx").value |= NX
         field("features_8000_0001_ecx").value &= ~SVM
         field("features_8000_0007_edx").value |= INVARIANT_TSC
         field("mcg_cap").value = 0

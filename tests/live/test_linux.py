@@ -1,4 +1,4 @@
-"""Debian's riscv64 kernel, unmodified, with its own drivers: it boots, works on its disk, and does not notice being moved,
+"""Debian's kernels, unmodified, with their own drivers: they boot, work on their disks, and do not notice being moved,
 saved or restored. `pytest -m linux -rP tests/live/test_linux.py` prints what was measured."""
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.live.linux import GuestClock, HostMemory, LinuxGuest, check_ext4, cpu
 from tests.live.machines import WAIT
 from tests.live.test_journeys import SEED
 
+ARCHITECTURES = ("riscv64", "amd64")  # Debian's names
 TIMEOUT = 600  # seconds; a first run fetches the kernel as well
 pytestmark = [pytest.mark.linux, pytest.mark.timeout(TIMEOUT)]
 
@@ -59,11 +60,11 @@ NUMBERS = seq(1, 200000)
 StartLinux = Callable[..., LinuxGuest]
 
 
-@pytest.fixture(scope="session")
-def image() -> LinuxImage:
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def image(request: pytest.FixtureRequest) -> LinuxImage:
     """Debian's kernel and our initramfs."""
     try:
-        return fetch("riscv64")
+        return fetch(str(request.param))
     except EmuError as exc:
         pytest.skip(f"Debian's kernel cannot be had: {exc}")
 
@@ -256,8 +257,10 @@ def test_loadvm_takes_a_running_guest_back(start: StartLinux) -> None:
 
 
 @pytest.fixture(params=["fw_dynamic.bin", "fw_jump.bin", "fw_dynamic.elf"])
-def opensbi(request: pytest.FixtureRequest) -> Path:
+def opensbi(request: pytest.FixtureRequest, image: LinuxImage) -> Path:
     """Debian's firmware."""
+    if image.arch != "riscv64":
+        pytest.skip(f"OpenSBI is not for {image.arch}")
     path = FIRMWARE / str(request.param)
     if not path.exists():
         pytest.skip(f"{path} is not there (Debian: opensbi)")

@@ -45,14 +45,16 @@ ENV = {
     "vm_vmcb": (5504, 8),
     "features_1_edx": (5632, 8),
     "features_7_ebx": (5648, 8),
+    "features_8000_0001_edx": (5680, 8),
     "features_8000_0001_ecx": (5688, 8),
     "features_8000_0007_edx": (5696, 8),
     "mcg_cap": (6608, 8),
 }
+QEMU64, QEMU32 = 0, 4  # enum uc_cpu_x86; without a choice it would be a Haswell, for which kernels work around its faults
 INSTRUCTIONS = {"in": 218, "out": 500, "rdtsc": 608, "rdtscp": 609, "syscall": 699, "sysenter": 700}  # enum x86_insn
 
 
-def _layout(mode: int) -> IsaLayout:
+def _layout(mode: int, model: int) -> IsaLayout:
     return IsaLayout(
         arch=4,  # UC_ARCH_X86
         mode=mode,
@@ -69,13 +71,14 @@ def _layout(mode: int) -> IsaLayout:
         env_in_cpu=35408,
         env_size=7008,
         env=ENV,
+        model=model,
         instructions=INSTRUCTIONS,
     )
 
 
 LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
-    (UNICORN_2_1_4_X86_64, "i386"): _layout(1 << 2),  # UC_MODE_32
-    (UNICORN_2_1_4_X86_64, "x86_64"): _layout(1 << 3),  # UC_MODE_64
+    (UNICORN_2_1_4_X86_64, "i386"): _layout(mode=1 << 2, model=QEMU32),  # UC_MODE_32
+    (UNICORN_2_1_4_X86_64, "x86_64"): _layout(mode=1 << 3, model=QEMU64),  # UC_MODE_64
 }
 
 

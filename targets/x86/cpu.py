@@ -78,7 +78,7 @@ class X86Cpu:
         self._regs = engine.view("regs").cast("Q")
         self._segments = engine.view("segments")
         self._dr = engine.view("dr").cast("Q")
-        self._fpu = {name: engine.field(name) for name in ("fpstt", "fpus", "fpuc", "mxcsr")}
+        self._fpu = {name: engine.field(name) for name in ("fpstt", "fpus", "fpuc", "fpop", "fpip", "fpdp", "mxcsr")}
         self._fptags, self._fpregs, self._xmm = engine.view("fptags"), engine.view("fpregs"), engine.view("xmm")
         pointer = ctypes.c_void_p
         self._fpu_changed = engine.function("update_fp_status", None, pointer)

@@ -58,6 +58,9 @@ class FpuState(State):
     fpstt: int = u32(max=7)  # top of the stack
     fpus: int = u16()  # status without it
     fpuc: int = u16()  # control
+    fpop: int = u16()  # of the last instruction: opcode, its own address, its operand's
+    fpip: int = u64()
+    fpdp: int = u64()
     mxcsr: int = u32(max=0xFFFF)
     tags: bytes = blob(bytes(8), min_len=8, max_len=8)  # 1: empty
     registers: bytes = blob(bytes(80), min_len=80, max_len=80)  # ten bytes each, by number and not by distance from the top
@@ -66,10 +69,7 @@ class FpuState(State):
 
 @dataclass(slots=True, kw_only=True)
 class X86State(State):
-    """Everything a guest can see. Not there, and so not saved: MTRRs, machine check banks, MPX bounds, SVM.
-
-    Not saved either: the x87's pointers to the last instruction, which Unicorn does not keep.
-    """
+    """Everything a guest can see. Not there, and so not saved: MTRRs, machine check banks, MPX bounds, SVM."""
 
     VMSTATE: ClassVar[VMState] = VMState("x86-cpu", version=1, minimum=1)
     pc: int = u64()

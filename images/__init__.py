@@ -13,12 +13,14 @@ from emu.errors import ConfigError
 _MIB = 1 << 20
 TINY = (  # the targets that have a tiny guest
     "arm64",
+    "i386",
     "mips",
     "mips64",
     "mips64el",
     "mipsel",
     "riscv32",
     "riscv64",
+    "x86_64",
 )
 _TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"
 

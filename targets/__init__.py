@@ -10,15 +10,18 @@ from emu.errors import ConfigError
 from targets.arm.board import virt64
 from targets.mips.board import MipsBoard
 from targets.riscv.board import VirtBoard
+from targets.x86.board import PcBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
     "arm64": virt64,
+    "i386": partial(PcBoard, isa="i386"),
     "mips": partial(MipsBoard, isa="mips"),
     "mips64": partial(MipsBoard, isa="mips64"),
     "mips64el": partial(MipsBoard, isa="mips64el"),
     "mipsel": partial(MipsBoard, isa="mipsel"),
     "riscv32": partial(VirtBoard, isa="riscv32"),
     "riscv64": partial(VirtBoard, isa="riscv64"),
+    "x86_64": partial(PcBoard, isa="x86_64"),
 }
 
 

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 from functools import cache
 
 from emu.engine.layout import CodeWatchCalls
 from emu.engine.library import library_build, quick_library
+from emu.engine.native import executable
 from emu.errors import EngineError
 
-MAP_FAILED = (1 << 64) - 1
 JUMP = bytes.fromhex("48b8 0000000000000000 ffe0")  # movabs rax, target; jmp rax
 TARGET = slice(2, 10)
 
@@ -55,22 +54,9 @@ def watch_code(suffix: str, calls: CodeWatchCalls) -> None:
     if (fast_slot.value, rearm_slot.value) != (fast, rearm):
         raise EngineError(f"this library says it is {library_build()}, but it calls its functions by other slots")
     whole_page = WHOLE_PAGE + _jump(_address_of(f"tb_invalidate_phys_page_range_{suffix}"))
-    code = _executable(whole_page + ALL_PAGES + _jump(rearm))
+    code = executable(whole_page + ALL_PAGES + _jump(rearm))
     fast_slot.value = code
     rearm_slot.value = code + len(whole_page)
-
-
-def _executable(code: bytes) -> int:
-    """The address of `code` as long as the process lives: a daemon thread may run it after Python has cleaned up."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
-    protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-    address = libc.mmap(None, mmap.PAGESIZE, protection, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    if address in (None, MAP_FAILED):
-        raise EngineError(f"this host gives no memory to execute from: {os.strerror(ctypes.get_errno())}")
-    ctypes.memmove(address, code, len(code))
-    return int(address)
 
 
 def _address_of(symbol: str) -> int:

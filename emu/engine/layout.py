@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class IsaLayout:
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
+    instructions: dict[str, int] = field(default_factory=dict)  # those a hook may stand for: their number for UC_HOOK_INSN
 
 
 @dataclass(frozen=True, slots=True)

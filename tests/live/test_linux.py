@@ -16,7 +16,7 @@ import pytest
 
 from emu.errors import EmuError
 from images.linux import LinuxImage, fetch, make_ext4
-from tests.live.linux import CONSOLES, GuestClock, HostMemory, LinuxGuest, check_ext4, cpu_seconds, unpack_ext4
+from tests.live.linux import APPEND, GuestClock, HostMemory, LinuxGuest, check_ext4, cpu_seconds, unpack_ext4
 from tests.live.machines import WAIT
 from tests.live.test_journeys import SEED
 
@@ -59,7 +59,7 @@ NUMBERS = seq(1, 200000)
 StartLinux = Callable[..., LinuxGuest]
 
 
-@pytest.fixture(scope="session", params=CONSOLES)
+@pytest.fixture(scope="session", params=APPEND)
 def image(request: pytest.FixtureRequest) -> LinuxImage:
     """Debian's kernel and our initramfs."""
     try:
@@ -259,8 +259,10 @@ riscv64 = pytest.mark.parametrize("image", ["riscv64"], indirect=True)
 
 
 @pytest.fixture(params=["fw_dynamic.bin", "fw_jump.bin", "fw_dynamic.elf"])
-def opensbi(request: pytest.FixtureRequest) -> Path:
+def opensbi(request: pytest.FixtureRequest, image: LinuxImage) -> Path:
     """Debian's firmware."""
+    if image.arch != "riscv64":
+        pytest.skip(f"OpenSBI is not for {image.arch}")
     path = FIRMWARE / str(request.param)
     if not path.exists():
         pytest.skip(f"{path} is not there (Debian: opensbi)")

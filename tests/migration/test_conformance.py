@@ -26,17 +26,23 @@ import emu
 import migration
 import targets
 from devices.clint import Clint
+from devices.cmos import Cmos
 from devices.generic_timer import GenericTimer
 from devices.gicv2 import GicV2
 from devices.goldfish_pic import GoldfishPic
 from devices.goldfish_rtc import GoldfishRtc
+from devices.i8254 import Pit
+from devices.i8259 import PicPair
 from devices.ns16550 import Ns16550
+from devices.pci import PciHost
+from devices.pcpower import PcPower
 from devices.pl011 import Pl011
 from devices.pl031 import Pl031
 from devices.plic import Plic
 from devices.syscon import Syscon
 from devices.virtio.blk import VirtioBlk
 from devices.virtio.mmio import VirtioMmio
+from devices.virtio.pci import VirtioPci
 from devices.virtio.rng import VirtioRng
 from emu.block.image import Image, open_image
 from emu.device import Device
@@ -123,11 +129,17 @@ DEVICES: dict[type[Device[Any]], Callable[[], Device[Any]]] = {
     Ns16550: lambda: Ns16550("serial", no_line(), MemoryChardev(), FakeClock()),
     Pl011: lambda: Pl011("serial", no_line(), MemoryChardev(), FakeClock()),
     Pl031: lambda: Pl031("rtc", no_line(), FakeClock()),
+    Cmos: lambda: Cmos("rtc", no_line(), FakeClock()),
+    PciHost: lambda: PciHost("pci", 0xC000_0000, [no_line() for _ in range(4)]),
+    PcPower: lambda: PcPower("power", on_power_off=lambda _code: None, on_reset=lambda: None),
+    PicPair: lambda: PicPair("pic", no_line()),
+    Pit: lambda: Pit("pit", no_line(), FakeClock()),
     Plic: lambda: Plic("plic", no_line(), no_line()),
     Sbi: make_sbi,
     Syscon: lambda: Syscon("test", on_power_off=lambda _code: None, on_reset=lambda: None),
     VirtioBlk: lambda: VirtioBlk("blk", Memory(), disk(), executor=InlineExecutor(), post=Posts()),
     VirtioMmio: lambda: VirtioMmio("slot", VirtioRng("rng", Memory()), no_line()),
+    VirtioPci: lambda: VirtioPci("function", VirtioRng("rng", Memory()), no_line()),
     VirtioRng: lambda: VirtioRng("rng", Memory()),
 }
 

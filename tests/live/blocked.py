@@ -1,11 +1,12 @@
 """Starts the emu command line with a machine that something keeps from moving: python -m tests.live.blocked REASON -- run …
 
-No device of today's boards blocks. The reason is added where a device's would be, in the blockers of the machine.
+Today's boards block only while a share is mounted. The reason is added where a device's would be, in the blockers of the machine.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from emu import machine
 from emu.cli.main import main
@@ -18,8 +19,8 @@ if __name__ == "__main__":
     class Blocked(Blockers):
         """Blockers that have a reason from the start."""
 
-        def __init__(self) -> None:
-            super().__init__()
+        def __init__(self, moving: Callable[[], bool]) -> None:
+            super().__init__(moving)
             self.add(reason)
 
     machine.Blockers = Blocked  # type: ignore[misc]  # a machine asks for its blockers by this name

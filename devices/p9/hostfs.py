@@ -160,10 +160,10 @@ class HostFs:
 
     def readlink(self, fd: int) -> bytes:
         """The target of a symbolic link, which is the guest's to follow."""
-        if not self._mapped or stat.S_ISLNK(os.fstat(fd).st_mode):
-            return os.readlink(b"", dir_fd=fd)
         if not stat.S_ISLNK(self.attributes(fd).mode):
             raise OSError(errno.EINVAL, "not a symbolic link")
+        if stat.S_ISLNK(os.fstat(fd).st_mode):
+            return os.readlink(b"", dir_fd=fd)
         file = os.open(proc(fd), os.O_RDONLY | os.O_CLOEXEC)
         try:
             return os.read(file, TARGET_MAX)

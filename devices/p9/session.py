@@ -37,7 +37,7 @@ class Session:
 
     def __init__(self, files: HostFs, block: Callable[[], Blocker], *, fids: Fids | None = None) -> None:
         self.files = files
-        self.fids = fids or Fids()
+        self.fids = Fids() if fids is None else fids
         self.msize = 0  # bytes of the longest message; 0 until Tversion
         self._block = block
         self._blocker: Blocker | None = None

@@ -1,6 +1,6 @@
 """Starts the emu command line with a machine that something keeps from moving: python -m tests.live.blocked REASON -- run …
 
-Today's boards block only while a share is mounted. The reason is added where a device's would be, in the blockers of the machine.
+Devices of today's boards block only while a share is mounted. The reason is added where theirs are, in the machine's blockers.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if __name__ == "__main__":
     class Blocked(Blockers):
         """Blockers that have a reason from the start."""
 
-        def __init__(self, moving: Callable[[], bool]) -> None:
-            super().__init__(moving)
+        def __init__(self, moving: Callable[[], bool]) -> None:  # noqa: ARG002 - the machine is not built yet: it cannot tell
+            super().__init__()
             self.add(reason)
 
     machine.Blockers = Blocked  # type: ignore[misc]  # a machine asks for its blockers by this name

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from devices.p9 import beneath
 from devices.p9.beneath import Resolve, best, by_names, by_openat2
 from devices.p9.hostfs import HostFs
 from devices.p9.wire import Type, Valid
@@ -347,6 +348,16 @@ def test_links_of_a_mapped_share_are_followed_by_nobody(connect: NewClient, shar
     refused(errno.ELOOP, lambda: client.open(b"link"))
     refused(errno.ENOTDIR, lambda: client.mkdir(b"new", fid=client.walk(b"link")))
     assert not (share / "link").is_symlink()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM])
+def test_a_kernel_or_sandbox_without_openat2_has_names_walked(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(_directory: int, _path: bytes) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(beneath, "_openat2", refuse)
+
+    assert best.__wrapped__() is by_names
 
 
 def test_a_share_that_is_no_directory_is_told(share: Path) -> None:

@@ -34,6 +34,9 @@ from devices.goldfish_rtc import GoldfishRtc
 from devices.i8254 import Pit
 from devices.i8259 import PicPair
 from devices.ns16550 import Ns16550
+from devices.p9.hostfs import HostFs
+from devices.p9.server import Server
+from devices.p9.session import Session
 from devices.pci import PciHost
 from devices.pcpower import PcPower
 from devices.pl011 import Pl011
@@ -42,6 +45,7 @@ from devices.plic import Plic
 from devices.syscon import Syscon
 from devices.virtio.blk import VirtioBlk
 from devices.virtio.mmio import VirtioMmio
+from devices.virtio.p9 import VirtioP9
 from devices.virtio.pci import VirtioPci
 from devices.virtio.rng import VirtioRng
 from emu.block.image import Image, open_image
@@ -49,6 +53,7 @@ from emu.device import Device
 from emu.engine.core import Engine
 from emu.errors import StateError, StreamError
 from emu.irq import IrqLine
+from migration.blockers import Blockers
 from migration.stream import unpack
 from migration.vmstate import State, Wire, describe, dump, parse
 from targets.riscv.cpu import RiscvCpu
@@ -97,6 +102,11 @@ def no_line() -> IrqLine:
 
 
 @functools.cache
+def share() -> HostFs:
+    return HostFs(Path(SCRATCH.name), readonly=True, mapped=False)
+
+
+@functools.cache
 def disk() -> Image:
     path = Path(SCRATCH.name) / "disk"
     path.write_bytes(bytes(1 << 20))
@@ -106,6 +116,12 @@ def disk() -> Image:
 @functools.cache
 def hart() -> RiscvCpu:
     return RiscvCpu(Engine("riscv64"), FakeClock())
+
+
+def make_p9() -> VirtioP9:
+    blockers = Blockers()
+    session = Session(share(), lambda: blockers.add("The share is mounted."))
+    return VirtioP9("p9", Memory(), Server(session), tag="host0", executor=InlineExecutor(), post=Posts())
 
 
 def make_sbi() -> Sbi:
@@ -140,6 +156,7 @@ DEVICES: dict[type[Device[Any]], Callable[[], Device[Any]]] = {
     VirtioBlk: lambda: VirtioBlk("blk", Memory(), disk(), executor=InlineExecutor(), post=Posts()),
     VirtioMmio: lambda: VirtioMmio("slot", VirtioRng("rng", Memory()), no_line()),
     VirtioPci: lambda: VirtioPci("function", VirtioRng("rng", Memory()), no_line()),
+    VirtioP9: make_p9,
     VirtioRng: lambda: VirtioRng("rng", Memory()),
 }
 

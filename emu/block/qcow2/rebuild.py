@@ -20,7 +20,7 @@ from emu.errors import ImageError, ImageErrorKind
 
 COMPRESSED = 1 << 62
 OFFSET = (1 << 56) - (1 << 9)
-MAX_CLUSTERS = 1 << 26  # counted in memory, 4 bytes each: 4 TiB of 64 KiB clusters
+MAX_CLUSTERS = 1 << 24  # counted in memory, some 20 bytes each: 1 TiB of 64 KiB clusters
 
 Counts = npt.NDArray[np.uint32]
 

@@ -55,12 +55,16 @@ class Refcounts:
         count = header.refcount_clusters * self._cluster // WORD
         self._table = Table(header.refcount_offset, read_words(file, header.refcount_offset, count))
         self._blocks = TableCache(CACHE, read=self._read_block, write=self._write_block, write_all=self.write_back)
+        self._vital = ((0, self._cluster), (header.l1_offset, header.l1_entries * WORD))
         self._cursor = 0  # no cluster before this one is known to be free
 
-    @property
-    def table_extent(self) -> tuple[int, int]:
-        """Where the refcount table is: offset and length."""
-        return self._table.offset, len(self._table.entries) * WORD
+    def check_no_table(self, offset: int, clusters: int) -> None:
+        """Tables that are wrong must not make us write over what the image cannot do without; ImageError CORRUPT."""
+        end = offset + (clusters << self._bits)
+        for start, length in (*self._vital, (self._table.offset, len(self._table.entries) * WORD)):
+            if offset < start + length and start < end:
+                text = f"would have {offset:#x}..{end:#x} written to, where its tables are: 'qemu-img check -r all' may help"
+                raise ImageError(ImageErrorKind.CORRUPT, self._file.path, text)
 
     def _read_block(self, offset: int) -> Entries:
         raw = bytearray(self._cluster)
@@ -77,8 +81,8 @@ class Refcounts:
         offset = int(self._table.entries[index]) if index < len(self._table.entries) else 0
         if offset == 0:
             return None
-        if offset % self._cluster:
-            text = f"has refcount block {index} at {offset:#x}, must be a multiple of {self._cluster:#x}"
+        if offset % self._cluster or offset >= MAX_OFFSET:
+            text = f"has refcount block {index} at {offset:#x}, must be a multiple of {self._cluster:#x} below {MAX_OFFSET:#x}"
             raise ImageError(ImageErrorKind.CORRUPT, self._file.path, text)
         return self._blocks.get(offset)
 
@@ -102,6 +106,7 @@ class Refcounts:
                 continue
             run = free[first : first + most]
             count = len(run) if run.all() else int(run.argmin())
+            self.check_no_table((cluster + first) << self._bits, count)
             block.entries[at + first : at + first + count] = 1
             block.changed(at + first, count)
             self._cursor = cluster + first + count
@@ -175,12 +180,11 @@ class Refcounts:
             self._add_block(index * self._per_block, 1)
             self._table.entries[index] = (index * self._per_block) << self._bits
             self._table.changed(index, 1)
-        block = self._block(index)
-        assert block is not None
-        return block
+        return self._blocks.get((index * self._per_block) << self._bits)
 
     def _add_block(self, cluster: int, used: int) -> None:
         """Cache a new block that is to be in `cluster`, with the first `used` of the clusters that it covers in use."""
+        self.check_no_table(cluster << self._bits, used)
         counts = decode(bytes(self._cluster), self._order)
         counts[:used] = 1
         self._blocks.add(Table(cluster << self._bits, counts, new=True))

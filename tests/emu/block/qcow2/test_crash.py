@@ -1,0 +1,135 @@
+"""SIGKILL at random moments: no corruption, and every flushed write is there."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.emu.block.qcow2.tools import KIB, check, create, needs_qemu_img, opened, qemu_img
+
+pytestmark = needs_qemu_img
+
+SECTOR = 512
+SIZE = 512 * KIB
+ZERO = bytes(SECTOR)
+STEPS = 2000  # far more than are done before the kill
+FLUSHED = b"f"
+DONE = b"."
+
+Step = tuple[str, int, bytes]
+
+
+def steps_of(seed: int) -> list[Step]:
+    """What the process that is killed does, in order: kind, sector, data."""
+    chance = random.Random(seed)
+    steps: list[Step] = []
+    for _ in range(STEPS):
+        kind = chance.choices(("write", "zero", "discard", "flush"), (60, 15, 15, 10))[0]
+        count = int(64 ** chance.random())
+        sector = chance.randrange(SIZE // SECTOR - count)
+        data = chance.randbytes(count * SECTOR) if kind == "write" else bytes(count * SECTOR)
+        steps.append((kind, sector, data))
+    return steps
+
+
+def work(path: Path, steps: list[Step], report: int) -> None:
+    image = opened(path)
+    for kind, sector, data in steps:
+        if kind == "write":
+            image.writev(sector * SECTOR, [data])
+        elif kind == "zero":
+            image.write_zeroes(sector * SECTOR, len(data), unmap=bool(sector & 1))
+        elif kind == "discard":
+            image.discard(sector * SECTOR, len(data))
+        else:
+            image.flush()
+        os.write(report, FLUSHED if kind == "flush" else DONE)
+
+
+def killed_after(path: Path, steps: list[Step], count: int) -> bytes:
+    """Let another process work until it has done `count` steps, and kill it in a later one; the steps it reported."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            work(path, steps, writer)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    reported = b""
+    while len(reported) < count and (more := os.read(reader, count - len(reported))):
+        reported += more
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL, reported
+    while more := os.read(reader, 4096):
+        reported += more
+    os.close(reader)
+    return reported
+
+
+def allowed_after(before: bytes, steps: list[Step], reported: bytes) -> list[set[bytes]]:
+    """What each sector may hold: what the last flush left, or any later step."""
+    allowed = [{before[at : at + SECTOR]} for at in range(0, SIZE, SECTOR)]
+    last = [before[at : at + SECTOR] for at in range(0, SIZE, SECTOR)]
+    undecided: set[int] = set()  # sectors that were discarded: zero, or as they were
+    for number, (kind, sector, data) in enumerate(steps[: len(reported) + 1]):
+        if kind == "flush":
+            if number < len(reported):
+                for index, value in enumerate(last):
+                    allowed[index] = allowed[index] | {ZERO} if index in undecided else {value}
+            continue
+        for index in range(sector, sector + len(data) // SECTOR):
+            value = data[(index - sector) * SECTOR :][:SECTOR]
+            allowed[index].add(value)
+            if kind == "discard":
+                undecided.add(index)
+            else:
+                undecided.discard(index)
+                last[index] = value
+    return allowed
+
+
+def crash(folder: Path, seed: int) -> None:
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    base = folder / "base"
+    base.write_bytes(chance.randbytes(SIZE))
+    options = f"cluster_size={1 << chance.randrange(9, 17)},refcount_bits={1 << chance.randrange(7)}"
+    backed = chance.random() < 0.5
+    path = create(folder / "disk.qcow2", SIZE, options, backing=base if backed else None, backing_format="raw")
+    before = base.read_bytes() if backed else bytes(SIZE)
+    steps = steps_of(seed)
+
+    reported = killed_after(path, steps, int(500 ** chance.random()))
+
+    found = check(path)
+    assert (found.corruptions, found.errors) == (0, 0)
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", path, folder / "after")
+    after = (folder / "after").read_bytes()
+    wrong = [
+        index
+        for index, values in enumerate(allowed_after(before, steps, reported))
+        if after[index * SECTOR : (index + 1) * SECTOR] not in values
+    ]
+    assert wrong == []
+    image = opened(path)  # goes on where the other was killed
+    image.writev(0, [b"x" * SECTOR])
+    image.close()
+    assert check(path).corruptions == 0
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_a_killed_process_leaves_no_corruption_and_every_flushed_write(number: int, tmp_path: Path) -> None:
+    crash(tmp_path, random.randrange(1 << 32) + number)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_two_hundred_killed_processes_leave_no_corruption(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / str(number)).mkdir()
+        crash(tmp_path / str(number), random.randrange(1 << 32))

@@ -21,6 +21,8 @@ from emu.block.probe import probe
 from emu.block.qcow2.content import Content
 from emu.block.qcow2.header import CORRUPT, Header, read_header
 from emu.block.qcow2.requests import Requests
+from emu.block.qcow2.snapshots import Snapshots
+from emu.block.qcow2.snapshottable import Snapshot, read_snapshots
 from emu.block.qcow2.vectors import Vectors
 from emu.block.raw import RawImage
 from emu.errors import ImageError, ImageErrorKind
@@ -204,6 +206,41 @@ class Qcow2Image:
         """Make a range read as zeroes; whole clusters are only marked."""
         with self._requests.hold(*self._clusters(offset, length), exclusive=True):
             self._writable(f"write {length} zeroes at {offset:#x}").write_zeroes(offset, length, unmap=unmap)
+
+    # Internal snapshots
+
+    def snapshots(self) -> list[Snapshot]:
+        """Those in the image, oldest first."""
+        return read_snapshots(self._file, self._content().metadata.header)[0]
+
+    def create_snapshot(self, name: str, *, time_ns: int) -> None:
+        """Keep the disk as it is now; `time_ns` since 1970 is shown with it."""
+        with self._snapshots("make a snapshot") as snapshots:
+            snapshots.create(name, time_ns=time_ns)
+
+    def apply_snapshot(self, tag: str) -> None:
+        """Make the disk what it was; `tag` is a snapshot's id or its name."""
+        with self._snapshots("apply a snapshot") as snapshots:
+            snapshots.apply(tag)
+
+    def delete_snapshot(self, tag: str) -> None:
+        """Forget a snapshot, and free what it alone needs."""
+        with self._snapshots("delete a snapshot") as snapshots:
+            snapshots.delete(tag)
+
+    @contextlib.contextmanager
+    def _snapshots(self, what: str) -> Iterator[Snapshots]:
+        """The snapshots, to be changed while no request is under way; everything is read afresh after that."""
+        with self._requests.hold(FLUSHES, LAST, exclusive=True):
+            metadata = self._writable(what).metadata
+            with metadata.lock:
+                metadata.prepare()
+                metadata.settle()
+                try:
+                    yield Snapshots(self._file, metadata)
+                    metadata.settle()
+                finally:
+                    self._active = Content(self._file, self._backing)
 
     def _clusters(self, offset: int, length: int) -> tuple[int, int]:
         """The first and the last cluster of a range, which must be the disk's."""

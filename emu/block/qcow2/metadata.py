@@ -12,6 +12,7 @@ them (leaks), and nothing else is wrong. `map` and `link` work on the caches, `w
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
@@ -235,20 +236,25 @@ class Metadata:
 
     def release(self, waiting: list[Words]) -> None:
         """Clusters that L2 entries in the file referred to are free from now on, and their space the host's."""
-        if not waiting:
-            return
-        entries = np.concatenate(waiting)
-        packed = entries & np.uint64(COMPRESSED) != 0
-        for entry in entries[packed]:
-            run = self._compressed(int(entry))
-            first, last = run.offset >> self._bits, (run.offset + run.length - 1) >> self._bits
-            self._free(first, last - first + 1)
-        clusters = np.sort((entries[~packed] & np.uint64(OFFSET)) >> np.uint64(self._bits)).astype(np.int64)
-        for run_of in np.split(clusters, np.flatnonzero(np.diff(clusters) != 1) + 1):
-            if len(run_of):
-                self._free(int(run_of[0]), len(run_of))
+        if waiting:
+            for cluster, count in self.used_by(np.concatenate(waiting)):
+                self.free(cluster, count)
 
-    def _free(self, cluster: int, count: int) -> None:
+    def used_by(self, entries: Words) -> Iterator[tuple[int, int]]:
+        """What L2 entries refer to: the first cluster and the number of each run of clusters of the file."""
+        packed = entries & np.uint64(COMPRESSED) != 0
+        for entry in entries[packed].tolist():
+            run = self._compressed(entry)
+            first, last = run.offset >> self._bits, (run.offset + run.length - 1) >> self._bits
+            yield first, last - first + 1
+        offsets = entries[~packed] & np.uint64(OFFSET)
+        clusters = np.sort(offsets[offsets != 0] >> np.uint64(self._bits)).astype(np.int64)
+        for neighbours in np.split(clusters, np.flatnonzero(np.diff(clusters) != 1) + 1):
+            if len(neighbours):
+                yield int(neighbours[0]), len(neighbours)
+
+    def free(self, cluster: int, count: int) -> None:
+        """Clusters of the file are used once less, which nothing in the file contradicts."""
         for offset, length in self.refcounts.release(cluster, count):
             self._l2.forget(offset)  # if it was one
             self._file.discard(offset, length)

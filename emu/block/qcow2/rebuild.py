@@ -14,7 +14,7 @@ import numpy.typing as npt
 from emu.block.file import ImageFile
 from emu.block.qcow2.header import AT_INCOMPATIBLE, AT_REFCOUNTS, DIRTY, MAX_REFCOUNT_TABLE, Header
 from emu.block.qcow2.refcount import encode
-from emu.block.qcow2.snapshots import read_snapshots
+from emu.block.qcow2.snapshottable import read_snapshots
 from emu.block.qcow2.tables import WORD, Words, read_words
 from emu.errors import ImageError, ImageErrorKind
 

@@ -91,6 +91,15 @@ class Refcounts:
         block = self._block(cluster // self._per_block)
         return 0 if block is None else int(block.entries[cluster % self._per_block])
 
+    def used_once(self, clusters: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of the clusters count 1."""
+        once = np.zeros(len(clusters), np.bool_)
+        for index in np.unique(clusters // self._per_block).tolist():
+            block = self._block(index)
+            here = clusters // self._per_block == index
+            once[here] = False if block is None else block.entries[clusters[here] % self._per_block] == 1
+        return once
+
     def allocate(self, most: int) -> tuple[int, int]:
         """Count 1 to `most` free neighbouring clusters as used once: the offset of the first, and how many."""
         cluster = self._cursor

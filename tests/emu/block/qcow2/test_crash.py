@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.emu.block.qcow2.tools import KIB, check, create, needs_qemu_img, opened, qemu_img
+from emu.block.qcow2.image import Qcow2Image
+from tests.emu.block.qcow2.tools import CLEAN, KIB, check, content, create, needs_qemu_img, opened, qemu_img
 
 pytestmark = needs_qemu_img
 
@@ -50,13 +53,13 @@ def work(path: Path, steps: list[Step], report: int) -> None:
         os.write(report, FLUSHED if kind == "flush" else DONE)
 
 
-def killed_after(path: Path, steps: list[Step], count: int) -> bytes:
+def killed_after(work: Callable[[int], None], count: int) -> bytes:
     """Let another process work until it has done `count` steps, and kill it in a later one; the steps it reported."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            work(path, steps, writer)
+            work(writer)
         finally:
             os._exit(1)
     os.close(writer)
@@ -104,7 +107,7 @@ def crash(folder: Path, seed: int) -> None:
     before = base.read_bytes() if backed else bytes(SIZE)
     steps = steps_of(seed)
 
-    reported = killed_after(path, steps, int(500 ** chance.random()))
+    reported = killed_after(lambda report: work(path, steps, report), int(500 ** chance.random()))
 
     found = check(path)
     assert (found.corruptions, found.errors) == (0, 0)
@@ -125,6 +128,43 @@ def crash(folder: Path, seed: int) -> None:
 @pytest.mark.parametrize("number", range(20))
 def test_a_killed_process_leaves_no_corruption_and_every_flushed_write(number: int, tmp_path: Path) -> None:
     crash(tmp_path, random.randrange(1 << 32) + number)
+
+
+def work_with_snapshots(path: Path, report: int) -> None:
+    """Snapshot N has N in every byte."""
+    image = opened(path)
+    assert isinstance(image, Qcow2Image)
+    for number in range(1, 200):
+        image.writev(0, [bytes([number]) * SIZE])
+        image.create_snapshot(str(number), time_ns=0)
+        os.write(report, DONE)
+        if number > 3:
+            image.delete_snapshot(str(number - 3))
+            os.write(report, DONE)
+            image.apply_snapshot(str(number - 1))
+            os.write(report, DONE)
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_process_killed_at_its_snapshots_leaves_all_of_them_whole(number: int, tmp_path: Path) -> None:
+    seed = random.randrange(1 << 32) + number
+    print(f"seed {seed}")
+    path = create(tmp_path / "disk.qcow2", SIZE, "cluster_size=4k")
+
+    reported = killed_after(lambda report: work_with_snapshots(path, report), random.Random(seed).randrange(60))
+
+    subprocess.run(["qemu-img", "check", "-q", "-r", "all", "-f", "qcow2", str(path)], check=False)
+    assert check(path) == CLEAN
+    image = opened(path)
+    assert isinstance(image, Qcow2Image)
+    snapshots = image.snapshots()
+    for snapshot in snapshots:
+        image.apply_snapshot(snapshot.id)
+        whole = content(image) == bytes([int(snapshot.name)]) * SIZE
+        assert whole, snapshot.name
+    image.close()
+    assert check(path) == CLEAN
+    assert len(snapshots) >= min(len(reported), 3)
 
 
 @pytest.mark.soak

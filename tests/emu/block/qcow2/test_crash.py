@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from emu.block import fallocate
+from emu.block.image import Image
 from emu.block.qcow2.image import Qcow2Image
 from tests.emu.block.qcow2.tools import CLEAN, KIB, check, content, create, needs_qemu_img, opened, qemu_img
 
@@ -41,16 +43,21 @@ def steps_of(seed: int) -> list[Step]:
 
 def work(path: Path, steps: list[Step], report: int) -> None:
     image = opened(path)
-    for kind, sector, data in steps:
-        if kind == "write":
-            image.writev(sector * SECTOR, [data])
-        elif kind == "zero":
-            image.write_zeroes(sector * SECTOR, len(data), unmap=bool(sector & 1))
-        elif kind == "discard":
-            image.discard(sector * SECTOR, len(data))
-        else:
-            image.flush()
-        os.write(report, FLUSHED if kind == "flush" else DONE)
+    for step in steps:
+        do(image, step)
+        os.write(report, FLUSHED if step[0] == "flush" else DONE)
+
+
+def do(image: Image, step: Step) -> None:
+    kind, sector, data = step
+    if kind == "write":
+        image.writev(sector * SECTOR, [data])
+    elif kind == "zero":
+        image.write_zeroes(sector * SECTOR, len(data), unmap=bool(sector & 1))
+    elif kind == "discard":
+        image.discard(sector * SECTOR, len(data))
+    else:
+        image.flush()
 
 
 def killed_after(work: Callable[[int], None], count: int) -> bytes:
@@ -96,6 +103,14 @@ def allowed_after(before: bytes, steps: list[Step], reported: bytes) -> list[set
     return allowed
 
 
+def wrong_sectors(path: Path, allowed: list[set[bytes]]) -> list[int]:
+    """Sectors that, as QEMU reads them, hold what they may not."""
+    raw = path.with_suffix(".raw")
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", path, raw)
+    data = raw.read_bytes()
+    return [index for index, values in enumerate(allowed) if data[index * SECTOR : (index + 1) * SECTOR] not in values]
+
+
 def crash(folder: Path, seed: int) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -111,14 +126,7 @@ def crash(folder: Path, seed: int) -> None:
 
     found = check(path)
     assert (found.corruptions, found.errors) == (0, 0)
-    qemu_img("convert", "-f", "qcow2", "-O", "raw", path, folder / "after")
-    after = (folder / "after").read_bytes()
-    wrong = [
-        index
-        for index, values in enumerate(allowed_after(before, steps, reported))
-        if after[index * SECTOR : (index + 1) * SECTOR] not in values
-    ]
-    assert wrong == []
+    assert wrong_sectors(path, allowed_after(before, steps, reported)) == []
     image = opened(path)  # goes on where the other was killed
     image.writev(0, [b"x" * SECTOR])
     image.close()
@@ -128,6 +136,93 @@ def crash(folder: Path, seed: int) -> None:
 @pytest.mark.parametrize("number", range(20))
 def test_a_killed_process_leaves_no_corruption_and_every_flushed_write(number: int, tmp_path: Path) -> None:
     crash(tmp_path, random.randrange(1 << 32) + number)
+
+
+class Power:
+    """Keeps what a disk may hold when the power fails: all that was synced, and any part of what was not."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, *, before_sync: Callable[[], None]) -> None:
+        self.durable = bytearray(path.read_bytes())
+        self.pending: list[tuple[int, bytes]] = []
+        pwritev, fdatasync = os.pwritev, os.fdatasync
+        punch = fallocate.fallocate
+
+        def write(fd: int, buffers: list[bytes], offset: int) -> int:
+            self.pending.append((offset, b"".join(buffers)))
+            return pwritev(fd, buffers, offset)
+
+        def sync(fd: int) -> None:
+            before_sync()
+            fdatasync(fd)
+            for offset, data in self.pending:
+                self._put(self.durable, offset, data)
+            self.pending.clear()
+
+        def zero(fd: int, mode: int, offset: int, length: int) -> bool:
+            self.pending.append((offset, bytes(length)))
+            return punch(fd, mode, offset, length)
+
+        monkeypatch.setattr(os, "pwritev", write)
+        monkeypatch.setattr(os, "fdatasync", sync)
+        monkeypatch.setattr(fallocate, "fallocate", zero)
+
+    @staticmethod
+    def _put(disk: bytearray, offset: int, data: bytes) -> None:
+        disk.extend(bytes(max(offset + len(data) - len(disk), 0)))
+        disk[offset : offset + len(data)] = data
+
+    def fails(self, chance: random.Random) -> bytes:
+        """The file as it may be found then: sectors are written whole, in any order."""
+        disk = bytearray(self.durable)
+        for offset, data in self.pending:
+            for at in range(0, len(data), SECTOR):
+                if chance.random() < 0.5:
+                    self._put(disk, offset + at, data[at : at + SECTOR])
+        return bytes(disk)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_power_failure_leaves_no_corruption_and_every_flushed_write(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed = random.randrange(1 << 32) + number
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    options = f"cluster_size={1 << chance.randrange(9, 17)},refcount_bits={1 << chance.randrange(7)}"
+    path, after = create(tmp_path / "disk.qcow2", SIZE, options), tmp_path / "after.qcow2"
+    image, steps, reported = opened(path), steps_of(seed)[:200], b""
+
+    def fail() -> None:
+        after.write_bytes(power.fails(chance))
+        assert check(after).corruptions == 0
+        assert wrong_sectors(after, allowed_after(bytes(SIZE), steps, reported)) == []
+
+    power = Power(path, monkeypatch, before_sync=fail)
+    for step in steps:
+        do(image, step)
+        reported += FLUSHED if step[0] == "flush" else DONE
+    image.close()
+
+
+def test_a_new_table_is_on_disk_before_what_refers_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each table of 32 KiB of the disk comes to lie where data was that has been discarded, and that the host still has."""
+    chance = random.Random(1)
+    path, after = create(tmp_path / "disk.qcow2", SIZE, "cluster_size=512"), tmp_path / "after.qcow2"
+    image = opened(path)
+
+    def fail() -> None:
+        for _ in range(2):
+            after.write_bytes(power.fails(chance))
+            assert check(after).corruptions == 0
+
+    power = Power(path, monkeypatch, before_sync=fail)
+    monkeypatch.setattr(fallocate, "fallocate", lambda *_: False)
+    for offset in range(0, SIZE, 32 * KIB):
+        image.writev(offset, [chance.randbytes(2 * KIB)])
+        image.flush()
+        image.discard(offset, 2 * KIB)
+        image.flush()
+    image.close()
 
 
 def work_with_snapshots(path: Path, report: int) -> None:

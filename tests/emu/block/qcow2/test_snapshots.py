@@ -24,7 +24,7 @@ from tests.emu.block.qcow2.tools import (
     qemu_img,
 )
 
-pytestmark = needs_qemu_img
+pytestmark = [needs_qemu_img, pytest.mark.usefixtures("no_sync")]
 
 SEED = int(os.environ.get("EMU_TEST_SEED", "20250101"))
 NOW = 1_700_000_000_123_456_789

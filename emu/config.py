@@ -12,7 +12,7 @@ MAX_MEMORY = 1 << 40  # bytes; past any host that this runs on
 PAGE = 4096
 
 SAVEVM = {
-    "refuse": "a writable raw image keeps no snapshots, so savevm is refused",
+    "refuse": "a writable image keeps no snapshots, so savevm is refused",
     "copy": "a copy of the whole disk goes into every snapshot, and loadvm puts it back",
 }
 
@@ -29,7 +29,7 @@ class DriveConfig:
     """One `--drive`."""
 
     path: Path
-    format: str = "raw"
+    format: str = ""  # a key of FORMATS (emu/block/image.py); empty to go by the file's magic
     id: str
     readonly: bool = False
     serial: str = ""

@@ -268,9 +268,9 @@ class Machine:
     def unsavable_reasons(self) -> list[str]:
         """Whole sentences, one for each thing that forbids saving alone."""
         return [
-            f"Drive {drive.id!r} is a writable raw image, which keeps no snapshots: give it ,readonly, "
+            f"Drive {drive.id!r} is a writable {image.format} image, which keeps no snapshots: give it ,readonly, "
             "or ,savevm=copy to keep a copy of it in every snapshot."
-            for drive, _image in self.drives
+            for drive, image in self.drives
             if not drive.readonly and drive.savevm == "refuse"
         ]
 

@@ -78,11 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--memory", metavar="SIZE", help="K, M or G behind a number; a bare number is MiB, as QEMU has it")
     machine.add_argument(
         "--drive",
-        metavar="FILE[,format=raw][,id=ID][,readonly][,serial=TEXT][,savevm=copy]",
+        metavar="FILE[,format=raw|qcow2][,id=ID][,readonly][,serial=TEXT][,savevm=copy]",
         action="append",
         default=[],
-        help="a virtio disk; ids are drive0, drive1, … unless given; savevm=copy puts a copy of the disk into every snapshot; "
-        "a comma in a name is written twice",
+        help="a virtio disk; unless given, its format is told by its first bytes and its id is drive0, drive1, …; savevm=copy "
+        "puts a copy of the disk into every snapshot; a comma in a name is written twice",
     )
     machine.add_argument(
         "--share",
@@ -134,7 +134,7 @@ def parse_drive(text: str, index: int) -> DriveConfig:
     path, *options = _split_commas(text)
     if not path:
         raise ConfigError(f"--drive {text!r:.80} names no file")
-    values = {"format": "raw", "id": f"drive{index}", "serial": "", "savevm": "refuse"}
+    values = {"format": "", "id": f"drive{index}", "serial": "", "savevm": "refuse"}
     readonly = False
     for option in options:
         key, equals, value = option.partition("=")

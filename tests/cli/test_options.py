@@ -88,7 +88,7 @@ def test_a_bundled_guest_brings_its_kernel_and_memory() -> None:
         ("a.img,readonly", DriveConfig(path=Path("a.img"), id="drive0", readonly=True)),
         ("a.img,readonly=off", DriveConfig(path=Path("a.img"), id="drive0")),
         ("a.img,id=root,serial=S1", DriveConfig(path=Path("a.img"), id="root", serial="S1")),
-        ("a,,b.img,format=raw", DriveConfig(path=Path("a,b.img"), id="drive0")),
+        ("a,,b.img,format=raw", DriveConfig(path=Path("a,b.img"), format="raw", id="drive0")),
     ],
 )
 def test_drive_options(text: str, expected: DriveConfig) -> None:

@@ -22,16 +22,24 @@ from emu.block.file import ImageFile
 from emu.block.qcow2.header import AT_AUTOCLEAR, DIRTY, read_header
 from emu.block.qcow2.rebuild import rebuild_refcounts
 from emu.block.qcow2.refcount import Refcounts
-from emu.block.qcow2.tables import WORD, Entries, Table, TableCache, Words, read_words, write_words
+from emu.block.qcow2.tables import (
+    COMPRESSED,
+    COPIED,
+    OFFSET,
+    WORD,
+    ZERO,
+    Entries,
+    Table,
+    TableCache,
+    Words,
+    compressed_extent,
+    read_words,
+    write_words,
+)
 from emu.errors import ImageError, ImageErrorKind
 
-COPIED = 1 << 63  # used once: may be written in place
-COMPRESSED = 1 << 62
-ZERO = 1  # reads as zeroes, from version 3 on
-OFFSET = (1 << 56) - (1 << 9)
 L2_CACHE = 32 << 20  # bytes; at 64 KiB clusters they cover 256 GiB
 MAX_WAITING = 1024  # releases that wait for the next write-back, before one is made for them
-COMPRESSED_SECTOR = 512
 
 
 class Kind(Enum):
@@ -128,10 +136,8 @@ class Metadata:
         return Run(Kind.DATA, count, offset, bool(entry & COPIED))
 
     def _compressed(self, entry: int) -> Run:
-        shift = 62 - (self._bits - 8)
-        offset = entry & ((1 << shift) - 1)
-        sectors = ((entry & ((1 << 62) - 1)) >> shift) + 1
-        return Run(Kind.COMPRESSED, 1, offset, False, sectors * COMPRESSED_SECTOR - offset % COMPRESSED_SECTOR)
+        offset, length = compressed_extent(entry, self._bits)
+        return Run(Kind.COMPRESSED, 1, offset, False, length)
 
     # Changing
 
@@ -244,8 +250,8 @@ class Metadata:
         """What L2 entries refer to: the first cluster and the number of each run of clusters of the file."""
         packed = entries & np.uint64(COMPRESSED) != 0
         for entry in entries[packed].tolist():
-            run = self._compressed(entry)
-            first, last = run.offset >> self._bits, (run.offset + run.length - 1) >> self._bits
+            offset, length = compressed_extent(entry, self._bits)
+            first, last = offset >> self._bits, (offset + length - 1) >> self._bits
             yield first, last - first + 1
         offsets = entries[~packed] & np.uint64(OFFSET)
         clusters = np.sort(offsets[offsets != 0] >> np.uint64(self._bits)).astype(np.int64)

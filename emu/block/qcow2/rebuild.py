@@ -15,11 +15,9 @@ from emu.block.file import ImageFile
 from emu.block.qcow2.header import AT_INCOMPATIBLE, AT_REFCOUNTS, DIRTY, MAX_REFCOUNT_TABLE, Header
 from emu.block.qcow2.refcount import encode
 from emu.block.qcow2.snapshottable import read_snapshots
-from emu.block.qcow2.tables import WORD, Words, read_words
+from emu.block.qcow2.tables import COMPRESSED, OFFSET, WORD, Words, compressed_extent, read_words
 from emu.errors import ImageError, ImageErrorKind
 
-COMPRESSED = 1 << 62
-OFFSET = (1 << 56) - (1 << 9)
 MAX_CLUSTERS = 1 << 24  # counted in memory, some 20 bytes each: 1 TiB of 64 KiB clusters
 
 Counts = npt.NDArray[np.uint32]
@@ -109,8 +107,5 @@ class _Counter:
         packed = entries & np.uint64(COMPRESSED) != 0
         offsets = entries[~packed] & np.uint64(OFFSET)
         self._add((offsets[offsets != 0] >> np.uint64(self._header.cluster_bits)).astype(np.int64))
-        shift = 62 - (self._header.cluster_bits - 8)
         for entry in entries[packed].tolist():
-            start = entry & ((1 << shift) - 1)
-            sectors = ((entry & ((1 << 62) - 1)) >> shift) + 1
-            self._add_extent(start, sectors * 512 - start % 512)
+            self._add_extent(*compressed_extent(entry, self._header.cluster_bits))

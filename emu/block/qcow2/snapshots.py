@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from emu.block.file import ImageFile
 from emu.block.qcow2.header import AT_L1, AT_SNAPSHOTS, MAX_SNAPSHOTS
-from emu.block.qcow2.metadata import COMPRESSED, COPIED, OFFSET, Metadata
+from emu.block.qcow2.metadata import Metadata
 from emu.block.qcow2.snapshottable import Snapshot, read_snapshots
-from emu.block.qcow2.tables import WORD, Words, read_words
+from emu.block.qcow2.tables import COMPRESSED, COPIED, OFFSET, WORD, Words, read_words
 from emu.errors import ImageError, ImageErrorKind
 
 MAX_NAME = 255  # bytes, as QEMU shows

@@ -13,6 +13,14 @@ Entries = npt.NDArray[np.uint8 | np.uint16 | np.uint32 | np.uint64]
 Words = npt.NDArray[np.uint64]
 
 WORD = 8  # bytes of an entry in L1, L2 and refcount tables
+
+# Bits of L1 and L2 entries.
+COPIED = 1 << 63  # used once: may be written in place
+COMPRESSED = 1 << 62
+ZERO = 1  # reads as zeroes, from version 3 on
+OFFSET = (1 << 56) - (1 << 9)
+COMPRESSED_SECTOR = 512
+
 MIN_TABLES = 4  # a step may use two at once, whatever their size
 MAX_TABLES = 4096  # looked through at every write-back
 
@@ -39,6 +47,14 @@ class Table:
     def clean(self) -> None:
         """The file has it all."""
         self.low, self.high = len(self.entries), 0
+
+
+def compressed_extent(entry: int, cluster_bits: int) -> tuple[int, int]:
+    """Where the compressed cluster of an L2 entry is: offset, and bytes, which may be up to 511 too many."""
+    shift = 62 - (cluster_bits - 8)
+    offset = entry & ((1 << shift) - 1)
+    sectors = ((entry & (COMPRESSED - 1)) >> shift) + 1
+    return offset, sectors * COMPRESSED_SECTOR - offset % COMPRESSED_SECTOR
 
 
 def decode_words(raw: bytes | bytearray) -> Words:

@@ -58,6 +58,14 @@ class CodeWatchCalls:
 
 
 @dataclass(frozen=True, slots=True)
+class AbortCall:
+    """Where in the library file cpu_abort is, which ends the process, and the global offset table's slot for it."""
+
+    function: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class IsaLayout:
     """What is particular to one ISA of a build."""
 
@@ -71,6 +79,7 @@ class IsaLayout:
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
+    abort: AbortCall | None = None  # to be led elsewhere
     model: int | None = None  # the CPU's, of Unicorn's list for the architecture; None: the library chooses
     instructions: dict[str, int] = field(default_factory=dict)  # those a hook may stand for: their number for UC_HOOK_INSN
 

@@ -25,7 +25,7 @@ from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
 from emu.engine.isas import layout_of
 from emu.engine.library import library_build, quick_library, slow_library
 from emu.engine.native import executable
-from emu.engine.x86native import X86Native
+from emu.engine.x86native import X86Native, shut_down
 from emu.errors import EngineError
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Engine:
     def __init__(self, isa: str) -> None:
         """Open a CPU of `isa` as it is after reset; EngineError when this build of Unicorn or this ISA is not in the table."""
         core, self._layout = layout_of(library_build(), isa)
+        self._core = core
         self.isa = isa
         self._executed: int | None = 0  # instructions in the last counted slice; None while it runs
         self._callbacks: list[object] = []  # the library points to them: they live as long as the handle
@@ -208,9 +209,26 @@ class Engine:
         self._stop_interrupt.value = executable(native.save_pc())
         self._add_hook(UC_HOOK_INTR, executable(native.enter_handler()), 1, 0)
 
+    def shut_down_on_abort(self) -> None:
+        """Have an x86 CPU that QEMU would abort leave its slice as after a triple fault, in all engines of this process."""
+        call = self._layout.abort
+        assert call is not None
+        abort = self._address_of("cpu_abort")
+        slot = ctypes.c_uint64.from_address(abort - call.function + call.slot)
+        if slot.value in _shut_down:
+            return
+        self._check_layout(slot.value == abort)
+        old_exception = self._layout.env_in_cpu + self._layout.env["old_exception"][0]
+        code = shut_down(self._core.cpu_exception_index, old_exception, self._address_of("cpu_loop_exit"))
+        slot.value = executable(code)
+        _shut_down.add(slot.value)
+
+    def _address_of(self, function: str) -> int:
+        return ctypes.cast(cast("CFuncPtr", self.function(function, None)), ctypes.c_void_p).value or 0
+
     def _x86_native(self) -> X86Native:
         addresses = [
-            ctypes.cast(cast("CFuncPtr", self.function(name, None)), ctypes.c_void_p).value or 0
+            self._address_of(name)
             for name in ("x86_cpu_do_interrupt", "helper_check_iob", "helper_check_iow", "helper_check_iol")
         ]
         offset = {name: self._layout.env[name][0] for name in ("pc", "hflags", "eflags")}
@@ -501,6 +519,7 @@ class Engine:
             raise EngineError(f"Unicorn cannot {what}: uc_err {error}")
 
 
+_shut_down: set[int] = set()  # what cpu_abort was led to
 _FIELD_TYPES = {2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
 
 

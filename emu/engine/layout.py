@@ -58,6 +58,14 @@ class CodeWatchCalls:
 
 
 @dataclass(frozen=True, slots=True)
+class AbortCall:
+    """Where in the library file cpu_abort is, which ends the process, and the global offset table's slot for it."""
+
+    function: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class IsaLayout:
     """What is particular to one ISA of a build."""
 
@@ -73,6 +81,7 @@ class IsaLayout:
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
+    abort: AbortCall | None = None  # to be led elsewhere
     instructions: dict[str, int] = field(default_factory=dict)  # those a hook may stand for: their number for UC_HOOK_INSN
 
 

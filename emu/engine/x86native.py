@@ -3,6 +3,9 @@
 Both may raise an exception, which leaves the library's functions by longjmp. No Python frame may stand in its way, so these few
 instructions are called by the library instead of Python.
 
+QEMU ends the process when an exception needs the kernel's stack and the task register is not fit to find it, as after LTR of
+the null selector. A CPU shuts down: that call is led to code that leaves the slice as a triple fault does.
+
 Unicorn sets the pc behind an INT before it calls the exception hook, and translates no permission check for IN and OUT.
 """
 
@@ -45,7 +48,21 @@ CHECK_PORT = bytes.fromhex(
     "48b8 0000000000000000"  # allowed: movabs rax, callback
     "ffe0"  # jmp rax
 )
+SHUT_DOWN = bytes.fromhex(
+    "c787 00000000 01000100"  # mov dword [rdi + exception_index], EXCP_HLT         void cpu_abort(cpu, format, ...)
+    "c787 00000000 08000000"  # mov dword [rdi + old_exception], double fault
+    "48b8 0000000000000000"  # movabs rax, cpu_loop_exit
+    "ffe0"  # jmp rax
+)
 MOVABS = (b"\x48\xb8" + bytes(8), b"\x48\xbf" + bytes(8))
+
+
+def shut_down(exception_index: int, old_exception: int, cpu_loop_exit: int) -> bytes:
+    """In place of cpu_abort: leave as after a triple fault. Takes offsets from the CPU, and an address."""
+    code = bytearray(_filled(SHUT_DOWN, cpu_loop_exit))
+    code[2:6] = exception_index.to_bytes(4, "little")
+    code[12:16] = old_exception.to_bytes(4, "little")
+    return bytes(code)
 
 
 @dataclass(frozen=True, slots=True)

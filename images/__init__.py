@@ -51,6 +51,12 @@ BUNDLED: dict[str, BundledImage] = {
         memory_mib=64,
         description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
     ),
+    "arm-tiny": BundledImage(
+        target="arm",
+        resource="arm-tiny.elf",
+        memory_mib=64,
+        description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
+    ),
 }
 
 

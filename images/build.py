@@ -41,11 +41,18 @@ ISAS: dict[str, Isa] = {
         flags=("-march=rv64imac_zicsr", "-mabi=lp64", "-mcmodel=medany", "-Wl,--no-relax"),
     ),
     "arm64": Isa(
-        folders=("arm", "arm64"),
+        folders=("armvirt", "arm64"),
         compiler="aarch64-linux-gnu-gcc",
         package="gcc-aarch64-linux-gnu",
         link_address=0x4020_0000,  # where Linux's Image goes too
         flags=("-march=armv8-a", "-mgeneral-regs-only", "-mstrict-align", "-mno-outline-atomics"),
+    ),
+    "arm": Isa(
+        folders=("armvirt", "arm"),
+        compiler="arm-linux-gnueabihf-gcc",
+        package="gcc-arm-linux-gnueabihf",
+        link_address=0x4020_0000,
+        flags=("-march=armv7-a+fp", "-marm", "-mgeneral-regs-only", "-mno-unaligned-access"),
     ),
 }
 
@@ -94,7 +101,7 @@ def compile_image(name: str) -> bytes:
             f"-ffile-prefix-map={SOURCES}=.",
             f"-Wl,--defsym=LINK_ADDRESS={isa.link_address}",
         ]
-        command += [*sources, "-o", str(output)]
+        command += [*sources, "-lgcc", "-o", str(output)]
         done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=BUILD_LIMIT, check=False)
         if done.returncode:
             raise ConfigError(f"{isa.compiler} ended with {done.returncode} on images/tiny for {name}:\n{done.stderr.rstrip()}")

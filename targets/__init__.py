@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from emu.board import Board, Wiring
 from emu.errors import ConfigError
-from targets.arm.board import virt64
+from targets.arm.board import virt32, virt64
 from targets.riscv64.board import VirtBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
     "riscv64": VirtBoard,
     "arm64": virt64,
+    "arm": virt32,
 }
 
 

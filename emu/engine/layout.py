@@ -72,6 +72,7 @@ class IsaLayout:
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
     model: int | None = None  # enum uc_cpu_*; None: the library's choice
+    thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
 
 

@@ -20,6 +20,7 @@ from emu.errors import ConfigError
 from migration.vmstate import Wire
 from targets.arm.boot import Placement, enter, place
 from targets.arm.cpu import VirtCpu
+from targets.arm.cpu32 import Arm32Cpu
 from targets.arm.cpu64 import Arm64Cpu
 from targets.arm.map import (
     GIC,
@@ -51,11 +52,13 @@ class Model:
 
     isa: str
     cpu: Callable[[Engine], VirtCpu]
+    machine: str  # e_machine of the ELF files it runs
     compatible: str
     timer_compatible: str
 
 
-CORTEX_A57 = Model("arm64", Arm64Cpu, "arm,cortex-a57", "arm,armv8-timer")
+CORTEX_A57 = Model("arm64", Arm64Cpu, "EM_AARCH64", "arm,cortex-a57", "arm,armv8-timer")
+CORTEX_A15 = Model("arm", Arm32Cpu, "EM_ARM", "arm,cortex-a15", "arm,armv7-timer")
 
 
 class VirtBoard(BaseBoard):
@@ -88,13 +91,18 @@ class VirtBoard(BaseBoard):
     def load_guest(self) -> None:
         """Put kernel, initrd and device tree in RAM, and the CPU where they start."""
         size = len(self._tree(None))
-        placement = place(self.config, self.memory, RAM_BASE, size)
+        placement = place(self.config, self.memory, RAM_BASE, size, self._model.machine)
         self.memory.write(placement.tree, self._tree(placement))
         enter(self.cpu, placement)
 
     def _tree(self, placement: Placement | None) -> bytes:
         config, model = self.config, self._model
         return device_tree(config.memory, config.append, model.compatible, model.timer_compatible, placement)
+
+
+def virt32(wiring: Wiring) -> VirtBoard:
+    """The board of target arm."""
+    return VirtBoard(wiring, CORTEX_A15)
 
 
 def virt64(wiring: Wiring) -> VirtBoard:

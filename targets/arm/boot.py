@@ -1,6 +1,7 @@
 """How a kernel is entered: Linux `Image` or ELF, with the MMU and interrupts off.
 
 64 bits: Documentation/arch/arm64/booting.rst: x0 device tree, x1 to x3 zero, EL1.
+32 bits: Documentation/arch/arm/booting.rst: r0 zero, r1 no machine number, r2 device tree, SVC mode; `zImage` or raw.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ class Placement:
     tree: int
 
 
-def place(config: MachineConfig, memory: GuestMemory, base: int, tree_size: int) -> Placement:
+def place(config: MachineConfig, memory: GuestMemory, base: int, tree_size: int, machine: str) -> Placement:
     """Put kernel and initrd in RAM and choose the device tree's place; raises ConfigError when they do not fit."""
     tree = tree_place(memory, base, config.memory, tree_size, base + KERNEL_OFFSET)
-    kernel = _load_kernel(config, memory, base + KERNEL_OFFSET)
+    kernel = _load_kernel(config, memory, base + KERNEL_OFFSET, machine)
     return Placement(kernel, load_initrd(config, memory, kernel, tree), tree)
 
 
-def _load_kernel(config: MachineConfig, memory: GuestMemory, base: int) -> Loaded:
+def _load_kernel(config: MachineConfig, memory: GuestMemory, base: int, machine: str) -> Loaded:
     if config.kernel is None:
         raise ConfigError("no kernel was given: use --kernel FILE or the name of a bundled guest")
     data = read_file(config.kernel, "kernel")
     if data[:4] == ELF_MAGIC:
-        return load_elf(memory, config.kernel, machine="EM_AARCH64")
+        return load_elf(memory, config.kernel, machine=machine)
     text_offset, image_size, magic = IMAGE_HEADER.unpack_from(data.ljust(IMAGE_HEADER.size, b"\0"))
     what = f"kernel {config.kernel}"
     if magic != IMAGE_MAGIC:
@@ -55,5 +56,5 @@ def _load_kernel(config: MachineConfig, memory: GuestMemory, base: int) -> Loade
 
 def enter(cpu: VirtCpu, placement: Placement) -> None:
     """Set the registers, which are those after a reset, as the kernel expects them."""
-    cpu.write(0, placement.tree)
+    cpu.enter(placement.tree)
     cpu.pc = placement.kernel.entry

@@ -2,7 +2,8 @@
 
     GICv2, UART (PL011), RTC (PL031), 32 virtio-mmio slots, generic timer, RAM from 0x4000_0000
 
-Missing: PCI host, flash, fw_cfg, GPIO (power-off and reset go by PSCI), firmware at EL3. RAM ends at 3 GiB for the 32-bit CPU.
+Missing: PCI host, flash, fw_cfg, GPIO (power-off and reset go by PSCI), firmware at EL3.
+For the 32-bit CPU RAM ends at 4 GiB, without LPAE.
 """
 
 from __future__ import annotations
@@ -55,10 +56,11 @@ class Model:
     machine: str  # e_machine of the ELF files it runs
     compatible: str
     timer_compatible: str
+    memory_max: int = (1 << 64) - RAM_BASE  # bytes that can be addressed
 
 
 CORTEX_A57 = Model("arm64", Arm64Cpu, "EM_AARCH64", "arm,cortex-a57", "arm,armv8-timer")
-CORTEX_A15 = Model("arm", Arm32Cpu, "EM_ARM", "arm,cortex-a15", "arm,armv7-timer")
+CORTEX_A15 = Model("arm", Arm32Cpu, "EM_ARM", "arm,cortex-a15", "arm,armv7-timer", memory_max=(1 << 32) - RAM_BASE)
 
 
 class VirtBoard(BaseBoard):
@@ -66,9 +68,13 @@ class VirtBoard(BaseBoard):
 
     def __init__(self, wiring: Wiring, model: Model) -> None:
         config = wiring.config
-        super().__init__(wiring, isa=model.isa, ram={"ram": (RAM_BASE, config.memory)})
         if config.bios is not None:
             raise ConfigError(f"target {config.target} runs no firmware: --bios is not for it")
+        if config.memory > model.memory_max:
+            raise ConfigError(
+                f"{config.memory >> 20} MiB of RAM are asked for, target {config.target} has {model.memory_max >> 20} at most"
+            )
+        super().__init__(wiring, isa=model.isa, ram={"ram": (RAM_BASE, config.memory)})
         self._model = model
         self.cpu: VirtCpu = model.cpu(self.engine)
         cpu = self.cpu

@@ -56,11 +56,14 @@ class Model:
     machine: str  # e_machine of the ELF files it runs
     compatible: str
     timer_compatible: str
+    raw_offset: int = 0  # from a 2 MiB border, of a kernel without a header
     memory_max: int = (1 << 64) - RAM_BASE  # bytes that can be addressed
 
 
+TEXT_OFFSET = 0x8000  # of a 32-bit raw Image; the first page tables go below it
+
 CORTEX_A57 = Model("arm64", Arm64Cpu, "EM_AARCH64", "arm,cortex-a57", "arm,armv8-timer")
-CORTEX_A15 = Model("arm", Arm32Cpu, "EM_ARM", "arm,cortex-a15", "arm,armv7-timer", memory_max=(1 << 32) - RAM_BASE)
+CORTEX_A15 = Model("arm", Arm32Cpu, "EM_ARM", "arm,cortex-a15", "arm,armv7-timer", TEXT_OFFSET, (1 << 32) - RAM_BASE)
 
 
 class VirtBoard(BaseBoard):
@@ -97,7 +100,9 @@ class VirtBoard(BaseBoard):
     def load_guest(self) -> None:
         """Put kernel, initrd and device tree in RAM, and the CPU where they start."""
         size = len(self._tree(None))
-        placement = place(self.config, self.memory, RAM_BASE, size, self._model.machine)
+        placement = place(
+            self.config, self.memory, RAM_BASE, size, machine=self._model.machine, raw_offset=self._model.raw_offset
+        )
         self.memory.write(placement.tree, self._tree(placement))
         enter(self.cpu, placement)
 

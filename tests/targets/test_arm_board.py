@@ -64,7 +64,7 @@ def test_a_32_bit_kernel_is_entered_as_linux_wants_it(build: Build) -> None:
     board = board_of(build(target="arm"))
     registers = board.cpu.registers()
 
-    assert registers["pc"] == RAM_BASE + KERNEL_OFFSET
+    assert registers["pc"] == RAM_BASE + KERNEL_OFFSET + 0x8000
     assert registers["cpsr"] == 0x1D3  # SVC, all masked, ARM state
     assert registers["sctlr"] & 1 == 0
     assert (registers["r0"], registers["r1"]) == (0, 0xFFFF_FFFF)

@@ -28,7 +28,7 @@ TROUBLE = re.compile(
 )
 ENDS = "reboot: Power down"
 
-CONSOLES = {"riscv64": "ttyS0", "arm64": "ttyAMA0"}
+GUESTS = {"riscv64": ("riscv64", "ttyS0"), "arm64": ("arm64", "ttyAMA0"), "armhf": ("arm", "ttyAMA0")}  # target, console
 
 UPTIME_STEP = 0.010  # /proc/uptime counts hundredths of a second
 CLOCK_LOOP = "while read -r _; do read -r up _ </proc/uptime; echo up=$up; done"
@@ -59,7 +59,8 @@ class LinuxGuest(EmuProcess):
 
     def __init__(self, folder: Path, name: str, image: LinuxImage, *options: str) -> None:
         files = ("--kernel", str(image.kernel), "--initrd", str(image.initrd))
-        super().__init__(folder, name, image.arch, *files, "--append", f"console={CONSOLES[image.arch]}", *options)
+        target, console = GUESTS[image.arch]
+        super().__init__(folder, name, target, *files, "--append", f"console={console}", *options)
 
     @property
     def console(self) -> RecordingConsole:

@@ -7,12 +7,13 @@ from functools import partial
 
 from emu.board import Board, Wiring
 from emu.errors import ConfigError
-from targets.arm.board import virt64
+from targets.arm.board import virt32, virt64
 from targets.mips.board import MipsBoard
 from targets.riscv.board import VirtBoard
 from targets.x86.board import PcBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
+    "arm": virt32,
     "arm64": virt64,
     "i386": partial(PcBoard, isa="i386"),
     "mips": partial(MipsBoard, isa="mips"),

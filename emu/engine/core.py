@@ -25,6 +25,7 @@ from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
 from emu.engine.isas import layout_of
 from emu.engine.library import library_build, quick_library, slow_library
 from emu.engine.native import executable
+from emu.engine.thumb import leave_thumb_exits_out
 from emu.engine.x86native import X86Native, shut_down
 from emu.errors import EngineError
 
@@ -89,6 +90,8 @@ class Engine:
         self._held_requests = 0  # interrupt requests raised within a counted slice, for the next one
 
         watch_code(self._layout.suffix, self._layout.code_watch)
+        if self._layout.thumb:
+            leave_thumb_exits_out()
         handle = ctypes.c_void_p()
         self._check(quick_library().uc_open(self._layout.arch, self._layout.mode, ctypes.byref(handle)), "open a CPU")
         self._uc = _address(handle.value)
@@ -108,6 +111,7 @@ class Engine:
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self._layout.env_in_cpu)
         self._pc = self.field("pc")
+        self._thumb = self.field("thumb") if self._layout.thumb else None
         self._halted = ctypes.c_uint32.from_address(self.cpu + core.cpu_halted)
         self._requests = ctypes.c_uint32.from_address(self.cpu + core.cpu_interrupt_request)
         self._icount_high = ctypes.c_int16.from_address(self._pointer_at(self.cpu + core.cpu_icount_decr_ptr) + 2)
@@ -307,7 +311,8 @@ class Engine:
             self._requests.value |= self._held_requests
             self._held_requests = 0
         self._executed = None
-        error = self._emu_start(self._uc, self._pc.value, 0, 0, count)
+        start = self._pc.value | (self._thumb.value if self._thumb else 0)
+        error = self._emu_start(self._uc, start, 0, 0, count)
         address = self._invalid_address.value
         if self._store_trap.address is not None:
             address = self._store_trap.address

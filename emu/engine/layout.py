@@ -80,6 +80,7 @@ class IsaLayout:
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
+    thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
     abort: AbortCall | None = None  # to be led elsewhere
     instructions: dict[str, int] = field(default_factory=dict)  # those a hook may stand for: their number for UC_HOOK_INSN

@@ -41,6 +41,7 @@ class MachineConfig:
     bios: Path | None = None
     drives: tuple[DriveConfig, ...] = ()
     rng: bool = True
+    icount: bool = False  # guest time is instructions executed (emu/icount.py)
     name: str = ""
     uuid: str = field(default_factory=lambda: str(uuids.uuid4()))
     snapshots: Path = Path("snapshots")

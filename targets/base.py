@@ -10,7 +10,7 @@ from typing import Protocol
 from devices.virtio.blk import VirtioBlk
 from devices.virtio.device import VirtioDevice
 from devices.virtio.mmio import VirtioMmio
-from devices.virtio.rng import VirtioRng
+from devices.virtio.rng import VirtioRng, host_entropy, seeded_stream
 from emu.board import BoardDevice, Wiring
 from emu.device import Mmio
 from emu.dirty import open_dirty_log
@@ -103,7 +103,7 @@ class BaseBoard:
 
     def virtio_devices(self, slots: int) -> list[VirtioDevice]:
         """A virtio device for each drive, and the entropy source; ConfigError when there are more than `slots`."""
-        wiring = self._wiring
+        wiring, config = self._wiring, self.config
         for drive, image in wiring.drives:
             self._blks.append(
                 VirtioBlk(
@@ -113,9 +113,13 @@ class BaseBoard:
                     executor=self._workers,
                     post=wiring.post,
                     serial=drive.serial,
+                    in_order=config.icount,
                 )
             )
-        devices: list[VirtioDevice] = [*self._blks, *([VirtioRng("virtio-rng", self.memory)] if wiring.config.rng else [])]
+        devices: list[VirtioDevice] = [*self._blks]
+        if config.rng:
+            source = seeded_stream(config.uuid) if config.icount else host_entropy
+            devices.append(VirtioRng("virtio-rng", self.memory, source))
         if len(devices) > slots:
             raise ConfigError(f"{len(devices)} virtio devices are asked for, the board has {slots} slots")
         return devices

@@ -19,7 +19,7 @@ from typing import Protocol
 from emu.clock import VirtualClock
 from emu.vcpu import Cpu, Vcpu
 
-NS_PER_INSTRUCTION = 10  # a guest of 100 MIPS, about what the engine does
+NS_PER_INSTRUCTION = 4  # a guest of 250 MIPS, about what counted slices do
 QUANTUM = 2_000_000  # ns of guest time; an outsider waits a few ms for its end, the flush there costs some per cent
 NEVER = 1 << 62  # ns; a timer set to the end of time is none, else an idle guest would skip to there
 

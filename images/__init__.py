@@ -11,6 +11,16 @@ from pathlib import Path
 from emu.errors import ConfigError
 
 _MIB = 1 << 20
+TINY = (  # the targets that have a tiny guest
+    "arm64",
+    "mips",
+    "mips64",
+    "mips64el",
+    "mipsel",
+    "riscv32",
+    "riscv64",
+)
+_TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +49,8 @@ class BundledImage:
 
 
 BUNDLED: dict[str, BundledImage] = {
-    "riscv64-tiny": BundledImage(
-        target="riscv64",
-        resource="riscv64-tiny.elf",
-        memory_mib=64,
-        description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
-    ),
+    f"{target}-tiny": BundledImage(target=target, resource=f"{target}-tiny.elf", memory_mib=64, description=_TINY)
+    for target in TINY
 }
 
 

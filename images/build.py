@@ -32,13 +32,50 @@ class Isa:
     flags: tuple[str, ...]
 
 
+MIPS_FLAGS = ("-mno-abicalls", "-G0", "-msoft-float", "-mno-mips16", "-mno-dsp")
+
+
+def _mips(name: str, abi: str) -> Isa:
+    """MIPS release 2, 32 or 64 bits, either byte order."""
+    wide = "64" in name
+    return Isa(
+        folders=("mips", "goldfish") if wide else ("mips", "goldfish", "div64"),
+        compiler=f"{name}-linux-{abi}-gcc",
+        package=f"gcc-{name}-linux-{abi}",
+        link_address=0x10_0000,
+        flags=(
+            *MIPS_FLAGS,
+            *(("-march=mips64r2", "-mabi=64") if wide else ("-march=mips32r2", "-mabi=32")),
+            f'-DARCH_NAME="{name}"',
+        ),
+    )
+
+
 ISAS: dict[str, Isa] = {
+    "mips": _mips("mips", "gnu"),
+    "mips64": _mips("mips64", "gnuabi64"),
+    "mips64el": _mips("mips64el", "gnuabi64"),
+    "mipsel": _mips("mipsel", "gnu"),
+    "riscv32": Isa(
+        folders=("riscv",),
+        compiler="riscv64-linux-gnu-gcc",
+        package="gcc-riscv64-linux-gnu",
+        link_address=0x8040_0000,  # where Linux's Image goes too
+        flags=("-march=rv32imac_zicsr", "-mabi=ilp32", "-mcmodel=medany", "-Wl,--no-relax", "-Wl,-melf32lriscv"),
+    ),
     "riscv64": Isa(
-        folders=("riscv64",),
+        folders=("riscv",),
         compiler="riscv64-linux-gnu-gcc",
         package="gcc-riscv64-linux-gnu",
         link_address=0x8020_0000,  # where Linux's Image goes too
         flags=("-march=rv64imac_zicsr", "-mabi=lp64", "-mcmodel=medany", "-Wl,--no-relax"),
+    ),
+    "arm64": Isa(
+        folders=("arm", "arm64"),
+        compiler="aarch64-linux-gnu-gcc",
+        package="gcc-aarch64-linux-gnu",
+        link_address=0x4020_0000,  # where Linux's Image goes too
+        flags=("-march=armv8-a", "-mgeneral-regs-only", "-mstrict-align", "-mno-outline-atomics"),
     ),
 }
 

@@ -1,15 +1,24 @@
-"""The boards, by name. One folder for each ISA, the same file names in each."""
+"""The boards, by name. One folder for each family of ISAs, the same file names in each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from emu.board import Board, Wiring
 from emu.errors import ConfigError
-from targets.riscv64.board import VirtBoard
+from targets.arm.board import virt64
+from targets.mips.board import MipsBoard
+from targets.riscv.board import VirtBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
-    "riscv64": VirtBoard,
+    "arm64": virt64,
+    "mips": partial(MipsBoard, isa="mips"),
+    "mips64": partial(MipsBoard, isa="mips64"),
+    "mips64el": partial(MipsBoard, isa="mips64el"),
+    "mipsel": partial(MipsBoard, isa="mipsel"),
+    "riscv32": partial(VirtBoard, isa="riscv32"),
+    "riscv64": partial(VirtBoard, isa="riscv64"),
 }
 
 

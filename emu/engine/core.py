@@ -34,13 +34,18 @@ CType: TypeAlias = "type[ctypes._SimpleCData[Any]] | type[CFuncPtr]"  # what a C
 UC_HOOK_INTR = 1
 UC_HOOK_MEM_WRITE_UNMAPPED = 32
 UC_PROT_ALL = 7
-UC_CTL_USE_EXITS = 4 | 1 << 26 | 1 << 30  # UC_CTL_WRITE(UC_CTL_UC_USE_EXITS, 1)
+UC_CTL_WRITE_ONE = 1 << 26 | 1 << 30  # UC_CTL_WRITE(..., 1)
+UC_CTL_PAGE_SIZE = 1 | UC_CTL_WRITE_ONE
+UC_CTL_USE_EXITS = 4 | UC_CTL_WRITE_ONE
+UC_CTL_CPU_MODEL = 7 | UC_CTL_WRITE_ONE
+CPU_INTERRUPT_HARD = 2  # QEMU's bit for the CPU's interrupt line
 ONLY_CPU = -1  # qemu_get_cpu's index of the one CPU Unicorn has
 
 UC_ERR_EXCEPTION = 21
 
 _MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 _MmioWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
+_StopInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
 _Interrupt = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 _Unmapped = ctypes.CFUNCTYPE(
     ctypes.c_bool, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
@@ -82,6 +87,10 @@ class Engine:
         self._check(quick_library().uc_open(self._layout.arch, self._layout.mode, ctypes.byref(handle)), "open a CPU")
         self._uc = _address(handle.value)
         self._bind_calls()
+        if self._layout.model is not None:
+            self._check(self._ctl(self._uc, UC_CTL_CPU_MODEL, self._layout.model), "choose a CPU model")
+        if self._layout.page_size is not None:
+            self._check(self._ctl(self._uc, UC_CTL_PAGE_SIZE, self._layout.page_size), "choose a page size")
         self._register = ctypes.c_uint64()
         # Any register access makes the library build its CPU; only from then on is there a state to point into.
         self._check(self._reg_read(self._uc, 1, ctypes.addressof(self._register)), "build a CPU")
@@ -103,6 +112,9 @@ class Engine:
         self._no_exit_request.value = 1
         if not self._layout.stop_interrupt:
             ctypes.c_void_p.from_address(self._uc + core.uc_stop_interrupt).value = None
+        self._exception_pc = 0
+        if self._layout.pc_advance is None:
+            self._keep_exception_pc(core.uc_stop_interrupt)
         self._store_trap = StoreTrap(core, self._uc, self.cpu, self.env, self._layout.env_size, self.flush_tlb)
 
     def close(self) -> None:
@@ -130,14 +142,14 @@ class Engine:
             try:
                 return read(offset, size)
             except BaseException as exc:
-                self._fail(exc)
+                self.fail(exc)
                 return 0
 
         def on_write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
             try:
                 write(offset, size, value)
             except BaseException as exc:
-                self._fail(exc)
+                self.fail(exc)
 
         reader, writer = _MmioRead(on_read), _MmioWrite(on_write)
         self._callbacks += [reader, writer]
@@ -154,14 +166,26 @@ class Engine:
         def on_interrupt(_uc: int, number: int, _data: int) -> None:
             if trap.address is not None:
                 return  # of an instruction behind the one that is to fault
-            pc.value -= advance
+            pc.value = self._exception_pc if advance is None else pc.value - advance
             try:
                 handler(number)
             except BaseException as exc:
-                self._fail(exc)
+                self.fail(exc)
 
         self._exception_handler = handler
         self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt), 1, 0)  # begin > end: anywhere
+
+    def _keep_exception_pc(self, stop_interrupt: int) -> None:
+        """Note the pc of an exception where it is last known: when the library asks whether it ends the slice."""
+        pc = self._pc
+
+        def on_question(_uc: int, _number: int) -> bool:
+            self._exception_pc = pc.value
+            return False
+
+        callback = _StopInterrupt(on_question)
+        self._callbacks.append(callback)
+        ctypes.c_void_p.from_address(self._uc + stop_interrupt).value = ctypes.cast(callback, ctypes.c_void_p).value
 
     def on_unmapped(self, handler: Callable[[Access, int], int]) -> None:
         """Make an access to a physical address where nothing is mapped an exception of the guest's, as on a real bus.
@@ -243,6 +267,15 @@ class Engine:
             self._count.value = 0
         else:
             self._icount_high.value = -1
+
+    def set_interrupt(self, level: bool) -> None:
+        """Drive the CPU's interrupt line, for ISAs that have just one; the guest's own mask decides. Allowed in callbacks."""
+        if level:
+            self._requests.value |= CPU_INTERRUPT_HARD
+            self.kick()
+        else:
+            self._requests.value &= ~CPU_INTERRUPT_HARD
+            self._held_requests &= ~CPU_INTERRUPT_HARD
 
     # State
 
@@ -339,8 +372,12 @@ class Engine:
         hook, entry = ctypes.c_size_t(), ctypes.cast(callback, ctypes.c_void_p)
         self._check(self._hook_add(self._uc, ctypes.byref(hook), kind, entry, None, begin, end), f"add a hook of kind {kind}")
 
-    def _fail(self, failure: BaseException) -> None:
-        """Keep what a callback raised, which ctypes would print and drop, and end the slice."""
+    def keep(self, callback: object) -> None:
+        """Have something that the library points to live as long as the CPU."""
+        self._callbacks.append(callback)
+
+    def fail(self, failure: BaseException) -> None:
+        """Keep what a callback raised, which ctypes would print and drop, and end the slice; `run` raises it."""
         if self._failure is None:
             self._failure = failure
         self.end_slice()

@@ -65,12 +65,14 @@ class IsaLayout:
     mode: int  # enum uc_mode
     suffix: str  # of the library's internal functions
     constants: str  # the package's module of register ids, and the prefix of the names in it
-    pc_advance: int  # bytes Unicorn adds to the pc before it calls the exception hook
+    pc_advance: int | None  # bytes Unicorn adds to the pc before it calls the exception hook; None: it loses the pc
     stop_interrupt: bool  # False: no exception ends a slice, the guest gets them all
     code_watch: CodeWatchCalls
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
+    model: int | None = None  # its enum uc_cpu_...; None: the library's choice
+    page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ TROUBLE = re.compile(
 )
 ENDS = "reboot: Power down"
 
+CONSOLES = {"riscv64": "ttyS0", "arm64": "ttyAMA0"}
+
 UPTIME_STEP = 0.010  # /proc/uptime counts hundredths of a second
 CLOCK_LOOP = "while read -r _; do read -r up _ </proc/uptime; echo up=$up; done"
 PRECISE = 0.015  # seconds within which a clock's offset is to be known
@@ -53,11 +55,11 @@ class RecordingConsole(SerialConsole):
 
 
 class LinuxGuest(EmuProcess):
-    """`emu run riscv64` with Debian's kernel; incoming ones are given the same options as the one that comes in."""
+    """`emu run` with Debian's kernel of an architecture; incoming ones are given the options of the one that comes in."""
 
     def __init__(self, folder: Path, name: str, image: LinuxImage, *options: str) -> None:
         files = ("--kernel", str(image.kernel), "--initrd", str(image.initrd))
-        super().__init__(folder, name, "riscv64", *files, "--append", "console=ttyS0", *options)
+        super().__init__(folder, name, image.arch, *files, "--append", f"console={CONSOLES[image.arch]}", *options)
 
     @property
     def console(self) -> RecordingConsole:

@@ -19,7 +19,7 @@ from images.journal import read_journal
 from migration.protocols import Step
 from tests.live.conftest import Start
 from tests.live.machines import PROMPT, WAIT, EmuProcess, Teller, wait_for
-from tests.live.test_handover import assert_guest_is_whole, start_pair, stop_journal
+from tests.live.test_handover import RECORDS, assert_guest_is_whole, start_pair, stop_journal
 
 SEED = int(os.environ.get("EMU_TEST_SEED", "20250101"))
 
@@ -38,15 +38,14 @@ def journal_travels(start: Start, disk: Path, folder: Path, *, moves: int) -> No
     type_in(here.console, "mem fill 9 4", "mem filled")
     acknowledged = 0
     for move, scheme in zip(range(1, moves + 1), cycle(("unix", "tcp"))):
-        here.console.send_line("blk journal 3000")
-        here.console.expect(r"journal \d+\r", WAIT)
         uri = f"unix:{folder / f'{move}.in'}" if scheme == "unix" else "tcp:127.0.0.1:0"
         there = start(f"m{move}", "--incoming", "defer")
         there.qmp("migrate-incoming", uri=uri)
         if scheme == "tcp":
             (address,) = there.migration["socket-address"]  # type: ignore[misc]  # a list of one
             uri = f"tcp:{address['host']}:{address['port']}"  # type: ignore[index,call-overload]  # a map
-        for _ in range(chance.randrange(20)):
+        here.console.send_line(f"blk journal {RECORDS}")
+        for _ in range(chance.randrange(1, 20)):
             here.console.expect(r"journal \d+\r", WAIT)
         answer = here.migrate(uri)
         assert answer["status"] == "completed", answer

@@ -26,9 +26,13 @@ import emu
 import migration
 import targets
 from devices.clint import Clint
+from devices.generic_timer import GenericTimer
+from devices.gicv2 import GicV2
 from devices.goldfish_pic import GoldfishPic
 from devices.goldfish_rtc import GoldfishRtc
 from devices.ns16550 import Ns16550
+from devices.pl011 import Pl011
+from devices.pl031 import Pl031
 from devices.plic import Plic
 from devices.syscon import Syscon
 from devices.virtio.blk import VirtioBlk
@@ -41,8 +45,8 @@ from emu.errors import StateError, StreamError
 from emu.irq import IrqLine
 from migration.stream import unpack
 from migration.vmstate import State, Wire, describe, dump, parse
-from targets.riscv64.cpu import RiscvCpu
-from targets.riscv64.sbi import Sbi
+from targets.riscv.cpu import RiscvCpu
+from targets.riscv.sbi import Sbi
 from tests.devices.fakes import FakeClock, MemoryChardev
 from tests.devices.virtio.driver import InlineExecutor, Memory, Posts
 
@@ -112,9 +116,13 @@ def make_sbi() -> Sbi:
 
 DEVICES: dict[type[Device[Any]], Callable[[], Device[Any]]] = {
     Clint: lambda: Clint("clint", msip=no_line(), mtip=no_line(), clock=FakeClock()),
+    GenericTimer: lambda: GenericTimer("timer", FakeClock(), physical=no_line(), virtual=no_line()),
+    GicV2: lambda: GicV2("gic", no_line()),
     GoldfishPic: lambda: GoldfishPic("pic", no_line()),
     GoldfishRtc: lambda: GoldfishRtc("rtc", no_line(), FakeClock()),
     Ns16550: lambda: Ns16550("serial", no_line(), MemoryChardev(), FakeClock()),
+    Pl011: lambda: Pl011("serial", no_line(), MemoryChardev(), FakeClock()),
+    Pl031: lambda: Pl031("rtc", no_line(), FakeClock()),
     Plic: lambda: Plic("plic", no_line(), no_line()),
     Sbi: make_sbi,
     Syscon: lambda: Syscon("test", on_power_off=lambda _code: None, on_reset=lambda: None),
@@ -229,7 +237,9 @@ def refusal(cls: type[State], version: int, wire: Wire) -> str:
 
 
 def test_there_is_something_to_test() -> None:
-    assert {"ClintState", "Ns16550State", "PlicState", "RiscvState", "ClockState"} <= {cls.__name__ for cls in STATES}
+    assert {"ClintState", "Ns16550State", "PlicState", "Riscv32State", "Riscv64State", "ClockState"} <= {
+        cls.__name__ for cls in STATES
+    }
 
 
 def test_every_state_has_a_name_of_its_own() -> None:

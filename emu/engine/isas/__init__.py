@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from emu.engine.isas import riscv
+from emu.engine.isas import arm, mips, riscv
 from emu.engine.layout import CORE, Build, CoreLayout, IsaLayout, Probe
 from emu.errors import EngineError
 
-LAYOUTS: dict[tuple[Build, str], IsaLayout] = {**riscv.LAYOUTS}
-PROBES: dict[str, Probe] = {**riscv.PROBES}
+LAYOUTS: dict[tuple[Build, str], IsaLayout] = {**arm.LAYOUTS, **mips.LAYOUTS, **riscv.LAYOUTS}
+PROBES: dict[str, Probe] = {**arm.PROBES, **mips.PROBES, **riscv.PROBES}
 
 
 def layout_of(build: Build, isa: str) -> tuple[CoreLayout, IsaLayout]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-ISA_STRING = "rv64imafdc"
-
 SYSCON, SYSCON_SIZE = 0x10_0000, 0x1000
 RTC, RTC_SIZE, RTC_IRQ = 0x10_1000, 0x1000, 11
 CLINT, CLINT_SIZE = 0x200_0000, 0x1_0000

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from devices.syscon import Finish
 from targets.devicetree import Cells64, Node, device
-from targets.riscv64.boot import Placement
-from targets.riscv64.cpu import TIMEBASE, Irq
-from targets.riscv64.map import (
+from targets.riscv.boot import Placement
+from targets.riscv.cpu import TIMEBASE
+from targets.riscv.map import (
     CLINT,
     CLINT_SIZE,
-    ISA_STRING,
     PLIC,
     PLIC_SIZE,
     PLIC_SOURCES,
@@ -28,12 +27,13 @@ from targets.riscv64.map import (
     VIRTIO_SIZE,
     VIRTIO_SLOTS,
 )
+from targets.riscv.state import Irq, Width
 
 BUS = {"#address-cells": 2, "#size-cells": 2}
 
 
-def device_tree(memory: int, append: str, placement: Placement | None) -> bytes:
-    """The tree for `memory` bytes of RAM; without a placement one of the same size, to find its place with."""
+def device_tree(memory: int, append: str, width: Width, placement: Placement | None) -> bytes:
+    """The tree for `memory` bytes of RAM and a hart of `width`; without a placement one of the same size, to find a place."""
     root = Node("", {**BUS, "compatible": "riscv-virtio", "model": "riscv-virtio,emu"})
     cpus = root.add(Node("cpus", {"#address-cells": 1, "#size-cells": 0, "timebase-frequency": TIMEBASE}))
     cpu = cpus.add(
@@ -44,8 +44,8 @@ def device_tree(memory: int, append: str, placement: Placement | None) -> bytes:
                 "reg": 0,
                 "status": "okay",
                 "compatible": "riscv",
-                "riscv,isa": ISA_STRING,
-                "mmu-type": "riscv,sv48",
+                "riscv,isa": width.isa_string,
+                "mmu-type": width.mmu_type,
             },
         )
     )

@@ -1,139 +1,44 @@
-"""An RV64GC hart: its registers, its state in a stream, its traps and interrupts.
+"""An RV32GC or RV64GC hart: its registers, its traps and interrupts; state.py has what differs by width.
 
 Unicorn executes instructions and checks privileges; delivering exceptions is left to its user, so they go to QEMU's own entry
 code, which is part of the library. Interrupts are delivered by the library itself once they are pending in mip.
-Privileged architecture 1.10 with PMP; no Sstc, no AIA, no hypervisor extension.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import ClassVar
 
 from emu.clock import Clock
 from emu.engine.core import Engine
 from emu.engine.holes import Access
 from emu.engine.registers import registers
-from emu.errors import StateError
 from emu.irq import IrqLine
-from migration.vmstate import State, VMState, flag, u8, u32, u64, u64s
+from targets.riscv.state import MIP_MASK, STATES, Irq, Priv, Riscv64State
 
 TIMEBASE = 10_000_000  # Hz, as QEMU's virt
 NS_PER_TICK = 1_000_000_000 // TIMEBASE
 
-
-class Priv(IntEnum):
-    """Privilege modes (privileged spec 1.2)."""
-
-    U = 0
-    S = 1
-    M = 3
-
-
-class Irq(IntEnum):
-    """Bits of mip and mie (3.1.9)."""
-
-    SSIP = 1
-    MSIP = 3
-    STIP = 5
-    MTIP = 7
-    SEIP = 9
-    MEIP = 11
-
-
 ACCESS_FAULT = {Access.FETCH: 1, Access.LOAD: 5, Access.STORE: 7}
 ECALL = 8  # exception number of ECALL in every mode; QEMU's entry code makes it 8, 9 or 11 by privilege
 
-# Number of every CSR that is saved (table 2.2 ff.). Read and written through the library's own access path, which masks and
-# flushes as for a guest's write. In load order: pmpcfg behind pmpaddr, because a locked entry takes no address.
-CSRS: dict[str, int] = {
-    "mstatus": 0x300,
-    "medeleg": 0x302,
-    "mideleg": 0x303,
-    "mie": 0x304,
-    "mtvec": 0x305,
-    "mcounteren": 0x306,
-    "mscratch": 0x340,
-    "mepc": 0x341,
-    "mcause": 0x342,
-    "mtval": 0x343,
-    "stvec": 0x105,
-    "scounteren": 0x106,
-    "sscratch": 0x140,
-    "sepc": 0x141,
-    "scause": 0x142,
-    "stval": 0x143,
-    "satp": 0x180,
-    **{f"pmpaddr{n}": 0x3B0 + n for n in range(16)},
-    "pmpcfg0": 0x3A0,  # pmpcfg2 takes no writes in this engine: entries 8 to 15 stay off
-}
-
-# Bits a CSR can have set; others would be dropped on load, so a state that has them is not one of ours.
-LEGAL: dict[str, int] = {
-    "mstatus": 0x8000_00C0_601E_79AA,
-    "medeleg": 0xB0_BFFF,
-    "mideleg": 0x666,
-    "mie": 0xEEE,
-    "mtvec": ~0x2,
-    "stvec": ~0x2,
-}
-SATP_MODES = (0, 8, 9, 10)  # bare, Sv39, Sv48, Sv57
 FCSR = 0x003
-ALL_BITS = (1 << 64) - 1
 
 _ReadTime = ctypes.CFUNCTYPE(ctypes.c_uint64)
-
-MIP_MASK = 0xFFF  # the bits that may be set at all
-MIP_BITS = sum(1 << bit for bit in Irq)
-
-
-@dataclass(slots=True, kw_only=True)
-class RiscvState(State):
-    """Everything a guest can see of its hart. Not saved: cycle and instret counters, which Unicorn takes from the host."""
-
-    VMSTATE: ClassVar[VMState] = VMState("riscv64-cpu", version=1, minimum=1)
-    pc: int = u64()
-    x: list[int] = u64s(32)
-    f: list[int] = u64s(32)
-    fcsr: int = u32(max=0xFF)
-    priv: int = u8(Priv.M, max=Priv.M)
-    mip: int = u64(max=MIP_MASK)
-    csrs: list[int] = u64s(len(CSRS))
-    reservation: int = u64((1 << 64) - 1)  # LR's address, all ones when there is none
-    reserved_value: int = u64()
-    asleep: bool = flag()  # in WFI
-
-    def check(self) -> None:
-        """Modes that do not exist would end the process inside the library."""
-        if self.priv not in tuple(Priv):
-            raise StateError(f"riscv64-cpu.priv is {self.priv}, must be 0, 1 or 3")
-        if self.x[0]:
-            raise StateError(f"riscv64-cpu.x[0] is {self.x[0]:#x}, must be 0")
-        for name, value in zip(CSRS, self.csrs, strict=True):
-            if value & ~LEGAL.get(name, ALL_BITS):
-                raise StateError(f"riscv64-cpu.{name} is {value:#x}, must be within {LEGAL[name] & ALL_BITS:#x}")
-        satp = self.csrs[list(CSRS).index("satp")]
-        if satp >> 60 not in SATP_MODES:
-            raise StateError(f"riscv64-cpu.satp has mode {satp >> 60}, must be one of {SATP_MODES}")
-        if self.mip & ~MIP_BITS:
-            raise StateError(f"riscv64-cpu.mip is {self.mip:#x}, must be within {MIP_BITS:#x}")
 
 
 class RiscvCpu:
     """One hart on the engine. Runs on the vCPU thread, `stop` apart."""
 
-    STATE: ClassVar[type[State]] = RiscvState
-
     def __init__(self, engine: Engine, clock: Clock) -> None:
         self.name = "cpu0"
         self.engine = engine
         self.on_supervisor_call: Callable[[], None] | None = None  # firmware of our own; None: the trap goes to M-mode
-        ids = registers("riscv64")
+        self.STATE = STATES[engine.isa]
+        self.width = self.STATE.WIDTH
+        ids = registers(engine.isa)
         self._x = [ids[f"x{n}"] for n in range(32)]
-        self._f = [ids[f"f{n}"] for n in range(32)]
+        self._f = [engine.field(f"f{n}") for n in range(32)]
         self._pc = engine.field("pc")
         self._priv = engine.field("priv")
         self._mip = engine.field("mip")
@@ -244,7 +149,7 @@ class RiscvCpu:
 
     def write_csr(self, number: int, value: int) -> None:
         """Write a CSR as M-mode would."""
-        self._access_csr(number, value, ALL_BITS)
+        self._access_csr(number, value, self.width.all_bits)
 
     def _access_csr(self, number: int, value: int, mask: int) -> None:
         # In M-mode: mstatus.TVM hides satp from S-mode even on this path.
@@ -256,37 +161,37 @@ class RiscvCpu:
         """Every register by its name, for people."""
         named = {"pc": self.pc, "priv": self.priv}
         named |= {f"x{n}": self.read(n) for n in range(32)}
-        named |= {name: self.read_csr(number) for name, number in CSRS.items()}
+        named |= {name: self.read_csr(number) for name, number in self.width.csrs.items()}
         return named | {"mip": self._mip.value}
 
     def reset(self) -> None:
         """Back to the state after power-on."""
         self.load(self._power_on)
 
-    def save(self) -> RiscvState:
+    def save(self) -> Riscv64State:
         """Read every register."""
-        return RiscvState(
+        return self.STATE(
             pc=self.pc,
             x=[self.read(n) for n in range(32)],
-            f=[self.engine.read_register(f) for f in self._f],
+            f=[field.value for field in self._f],
             fcsr=self.read_csr(FCSR),
             priv=int(self.priv),
             mip=self._mip.value & MIP_MASK,
-            csrs=[self.read_csr(number) for number in CSRS.values()],
+            csrs=[self.read_csr(number) for number in self.width.csrs.values()],
             reservation=self._reservation.value,
             reserved_value=self._reserved_value.value,
             asleep=self.engine.halted,
         )
 
-    def load(self, state: RiscvState) -> None:
+    def load(self, state: Riscv64State) -> None:
         """Write every register."""
         self.write_csr(FCSR, state.fcsr)  # before mstatus: it marks the floating point state dirty
-        for number, value in zip(CSRS.values(), state.csrs, strict=True):
+        for number, value in zip(self.width.csrs.values(), state.csrs, strict=True):
             self.write_csr(number, value)
         for number in range(1, 32):
             self.write(number, state.x[number])
-        for register, value in zip(self._f, state.f, strict=True):
-            self.engine.write_register(register, value)
+        for field, value in zip(self._f, state.f, strict=True):
+            field.value = value
         self._update_mip(self.engine.cpu, MIP_MASK, state.mip)
         self._reservation.value = state.reservation
         self._reserved_value.value = state.reserved_value

@@ -14,15 +14,16 @@ from emu.machine import Machine
 from emu.runstate import RunState
 from images import bundled
 from targets import find_target
-from targets.riscv64.board import VirtBoard
-from targets.riscv64.boot import IMAGE_MAGIC, KERNEL_OFFSET
-from targets.riscv64.cpu import Irq, Priv
-from targets.riscv64.map import RAM_BASE
-from targets.riscv64.sbi import Err, Ext
+from targets.riscv.board import VirtBoard
+from targets.riscv.boot import IMAGE_MAGIC
+from targets.riscv.map import RAM_BASE
+from targets.riscv.sbi import Err, Ext
+from targets.riscv.state import RV32, RV64, Irq, Priv
 from tests.devices.fakes import MemoryChardev
 
 MASK64 = (1 << 64) - 1
 MIB = 1 << 20
+KERNEL_OFFSET = RV64.megapage
 WAIT = 10
 # lui x5, 0x200c; addi x5, x5, -8 (mtime); addi x6, x0, 1; slli x6, x6, 40; sd x6, 0(x5); rdtime x7; ld x8, 0(x5);
 # lui x28, 0x100; lui x29, 0x5; addi x29, x29, 0x555; sw x29, 0(x28) (test device: PASS); j .
@@ -41,8 +42,9 @@ def build(tmp_path: Path) -> Iterator[Build]:
         if "kernel" not in options:
             options["kernel"] = tmp_path / "kernel"
             (tmp_path / "kernel").write_bytes(bytes(16))
-        config = MachineConfig(target="riscv64", **{"memory": 16 * MIB, **options})  # type: ignore[arg-type]  # passed on as they are
-        machine = Machine(config, find_target("riscv64"), MemoryChardev())
+        options = {"target": "riscv64", "memory": 16 * MIB, **options}
+        config = MachineConfig(**options)  # type: ignore[arg-type]  # passed on as they are
+        machine = Machine(config, find_target(config.target), MemoryChardev())
         machines.append(machine)
         return machine
 
@@ -56,11 +58,13 @@ def board_of(machine: Machine) -> VirtBoard:
     return machine.board
 
 
-def test_a_kernel_is_entered_as_linux_wants_it(build: Build) -> None:
-    board = board_of(build())
+@pytest.mark.parametrize(("target", "offset"), [("riscv32", 4 * MIB), ("riscv64", 2 * MIB)])
+def test_a_kernel_is_entered_as_linux_wants_it(target: str, offset: int, build: Build) -> None:
+    board = board_of(build(target=target))
     cpu = board.cpu
 
-    assert (cpu.pc, cpu.priv) == (RAM_BASE + KERNEL_OFFSET, Priv.S)
+    assert (cpu.pc, cpu.priv) == (RAM_BASE + offset, Priv.S)
+    assert cpu.read(11) % offset == 0
     assert cpu.read(10) == 0
     assert board.memory.read(cpu.read(11), 4) == b"\xd0\x0d\xfe\xed"
     assert cpu.registers()["satp"] == 0
@@ -72,14 +76,18 @@ def test_an_elf_kernel_starts_at_its_entry(build: Build) -> None:
     assert board.cpu.pc == 0x8020_0000
 
 
-def test_firmware_starts_in_machine_mode_and_finds_the_kernel(build: Build, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "words", "offset"), [("riscv32", "<6I", 4 * MIB), ("riscv64", "<6Q", 2 * MIB)])
+def test_firmware_starts_in_machine_mode_and_finds_the_kernel(
+    target: str, words: str, offset: int, build: Build, tmp_path: Path
+) -> None:
     (tmp_path / "bios").write_bytes(b"firmware")
-    board = board_of(build(bios=tmp_path / "bios"))
+    board = board_of(build(target=target, bios=tmp_path / "bios"))
     cpu = board.cpu
 
     assert (cpu.pc, cpu.priv) == (RAM_BASE, Priv.M)
-    magic, version, following, mode, _options, hart = struct.unpack("<6Q", board.memory.read(cpu.read(12), 48))
-    assert (magic, version, following, mode, hart) == (0x4942534F, 2, RAM_BASE + KERNEL_OFFSET, 1, 0)
+    info = board.memory.read(cpu.read(12), struct.calcsize(words))
+    magic, version, following, mode, _options, hart = struct.unpack(words, info)
+    assert (magic, version, following, mode, hart) == (0x4942534F, 2, RAM_BASE + offset, 1, 0)
     assert board.memory.read(RAM_BASE, 8) == b"firmware"
 
 
@@ -115,6 +123,20 @@ def test_the_initrd_lies_below_the_tree(build: Build, tmp_path: Path) -> None:
         ({"kernel": b"\x7fELF garbage"}, {}, "kernel .*kernel:"),
         ({"initrd": bytes(15 * MIB)}, {"initrd": "initrd"}, "do not fit between kernel and device tree in 16 MiB"),
         ({}, {"memory": MIB}, "not within RAM"),
+        ({}, {"memory": 2 * MIB + 8192}, "kernel .*kernel leaves no room for the device tree in 2056 KiB of RAM"),
+        (
+            {"kernel": bytes(2 * MIB - 4096)},
+            {"memory": 4 * MIB},
+            "kernel .*kernel leaves no room for the device tree in 4096 KiB",
+        ),
+        (
+            {"bios": b"firmware"},
+            {"kernel": None, "bios": "bios", "memory": MIB},
+            "the firmware leaves no room for the device tree",
+        ),
+        ({}, {"target": "riscv32", "memory": 3 << 30}, "riscv32 addresses 2047 MiB of RAM, 3072 MiB are asked for"),
+        ({"kernel": b"\x7fELF\1"}, {}, "is for 32 bits, target riscv64 has 64"),
+        ({"kernel": b"\x7fELF\2"}, {"target": "riscv32"}, "is for 64 bits, target riscv32 has 32"),
     ],
 )
 def test_what_cannot_boot_is_refused_in_one_line(
@@ -122,12 +144,25 @@ def test_what_cannot_boot_is_refused_in_one_line(
 ) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    paths = {key: tmp_path / value if isinstance(value, str) else value for key, value in options.items()}
+    paths = {
+        key: tmp_path / str(value) if value and key in ("kernel", "initrd", "bios") else value for key, value in options.items()
+    }
     if "kernel" in files:
         paths["kernel"] = tmp_path / "kernel"
     with pytest.raises(ConfigError, match=words) as refusal:
         build(**paths)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("size", range(2 * MIB, 5 * MIB, 512 << 10))
+def test_however_little_ram_there_is_the_tree_lies_above_the_kernel(size: int, build: Build, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(bytes(64 << 10))
+    try:
+        board = board_of(build(memory=size, kernel=tmp_path / "big"))
+    except ConfigError as exc:
+        assert size == 2 * MIB, exc
+    else:
+        assert RAM_BASE + KERNEL_OFFSET + (64 << 10) <= board.cpu.read(11) < RAM_BASE + size
 
 
 def test_a_linux_image_reserves_the_memory_its_header_asks_for(build: Build, tmp_path: Path) -> None:
@@ -160,8 +195,8 @@ def sbi(machine: Machine, extension: int, function: int, *args: int) -> tuple[in
         cpu.write(17, extension)
         assert cpu.on_supervisor_call is not None
         cpu.on_supervisor_call()
-        error = cpu.read(10)
-        return error - (1 << 64 if error >> 63 else 0), cpu.read(11)
+        error, xlen = cpu.read(10), cpu.width.xlen
+        return error - (1 << xlen if error >> xlen - 1 else 0), cpu.read(11)
 
     return machine.call(call)
 
@@ -194,6 +229,23 @@ def test_the_timer_raises_its_interrupt_and_setting_it_again_lowers_it(build: Bu
     assert not cpu.is_pending(Irq.STIP)
 
 
+def test_a_32_bit_guest_sets_the_timer_with_two_registers(build: Build) -> None:
+    machine = build(target="riscv32")
+    cpu = board_of(machine).cpu
+    sbi(machine, Ext.TIME, 0, 0, 1)
+    machine.call(machine._clock.fire)
+    assert not cpu.is_pending(Irq.STIP)
+
+    sbi(machine, Ext.TIME, 0, 0, 0)
+    machine.call(machine._clock.fire)
+
+    assert cpu.is_pending(Irq.STIP)
+
+
+def test_hart_0_is_among_all_harts_of_a_32_bit_guest(build: Build) -> None:
+    assert sbi(build(target="riscv32"), Ext.IPI, 0, 0, RV32.all_bits) == (Err.SUCCESS, 0)
+
+
 @pytest.mark.parametrize(
     ("mask", "base", "error"),
     [(1, 0, Err.SUCCESS), (0, MASK64, Err.SUCCESS), (2, 0, Err.INVALID_PARAM), (1, 1, Err.INVALID_PARAM)],
@@ -222,6 +274,7 @@ def test_the_debug_console_takes_bytes_from_guest_memory(tmp_path: Path) -> None
     assert sbi(machine, Ext.DBCN, 0, 5, RAM_BASE + KERNEL_OFFSET) == (Err.SUCCESS, 5)
     assert sbi(machine, Ext.DBCN, 2, ord("!")) == (Err.SUCCESS, 0)
     assert sbi(machine, Ext.DBCN, 0, 5, 0x1234) == (Err.INVALID_PARAM, 0)
+    assert sbi(machine, Ext.DBCN, 0, 5, RAM_BASE + KERNEL_OFFSET, 1) == (Err.INVALID_PARAM, 0)
     assert sbi(machine, Ext.DBCN, 0, MASK64, MASK64)[0] == Err.INVALID_PARAM
     assert console.output == b"hello!"
     machine.close()

@@ -1,4 +1,4 @@
-"""The `virt` board of QEMU, RISC-V 64: one hart, addresses and interrupt numbers in map.py.
+"""The `virt` board of QEMU, RISC-V of 32 and 64 bits: one hart, addresses and interrupt numbers in map.py.
 
     test (power-off, reset), RTC, CLINT, PLIC, UART, eight virtio-mmio slots, RAM from 0x8000_0000
 
@@ -15,14 +15,14 @@ from devices.ns16550 import Ns16550
 from devices.plic import Plic
 from devices.syscon import Syscon
 from emu.board import Wiring
+from emu.errors import ConfigError
 from migration.vmstate import Wire
 from targets.base import BaseBoard
-from targets.riscv64.boot import enter, place
-from targets.riscv64.cpu import Irq, RiscvCpu
-from targets.riscv64.map import (
+from targets.riscv.boot import enter, place
+from targets.riscv.cpu import RiscvCpu
+from targets.riscv.map import (
     CLINT,
     CLINT_SIZE,
-    ISA_STRING,
     PLIC,
     PLIC_SIZE,
     PLIC_SOURCES,
@@ -41,16 +41,21 @@ from targets.riscv64.map import (
     VIRTIO_SIZE,
     VIRTIO_SLOTS,
 )
-from targets.riscv64.sbi import Sbi
-from targets.riscv64.tree import device_tree
+from targets.riscv.sbi import Sbi
+from targets.riscv.state import Irq
+from targets.riscv.tree import device_tree
+
+MAX_RAM32 = 2047 << 20  # bytes; RAM and its end have addresses of 32 bits
 
 
 class VirtBoard(BaseBoard):
     """Implements emu.board.Board."""
 
-    def __init__(self, wiring: Wiring) -> None:
+    def __init__(self, wiring: Wiring, *, isa: str) -> None:
         config = wiring.config
-        super().__init__(wiring, isa="riscv64", ram={"ram": (RAM_BASE, config.memory)})
+        if isa == "riscv32" and config.memory > MAX_RAM32:
+            raise ConfigError(f"target riscv32 addresses {MAX_RAM32 >> 20} MiB of RAM, {config.memory >> 20} MiB are asked for")
+        super().__init__(wiring, isa=isa, ram={"ram": (RAM_BASE, config.memory)})
         self.cpu = cpu = RiscvCpu(self.engine, wiring.clock)
         plic = Plic(f"plic@{PLIC:x}", cpu.line(Irq.MEIP), cpu.line(Irq.SEIP), sources=PLIC_SOURCES)
         clint = Clint(f"clint@{CLINT:x}", msip=cpu.line(Irq.MSIP), mtip=cpu.line(Irq.MTIP), clock=wiring.clock)
@@ -82,12 +87,12 @@ class VirtBoard(BaseBoard):
 
     def configuration(self) -> Mapping[str, Wire]:
         """What the guest could tell apart."""
-        return {"board": "virt", "cpu": ISA_STRING, **super().configuration()}
+        return {"board": "virt", "cpu": self.cpu.width.isa_string, **super().configuration()}
 
     def load_guest(self) -> None:
         """Put kernel, initrd and device tree in RAM, and the hart where they start."""
-        config = self.config
-        size = len(device_tree(config.memory, config.append, None))
-        placement = place(config, self.memory, RAM_BASE, size)
-        self.memory.write(placement.tree, device_tree(config.memory, config.append, placement))
+        config, width = self.config, self.cpu.width
+        size = len(device_tree(config.memory, config.append, width, None))
+        placement = place(config, self.memory, RAM_BASE, size, width)
+        self.memory.write(placement.tree, device_tree(config.memory, config.append, width, placement))
         enter(self.cpu, placement)

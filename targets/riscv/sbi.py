@@ -17,12 +17,13 @@ from emu.device import Device
 from emu.errors import GuestError
 from emu.memory import GuestMemory
 from migration.vmstate import State, VMState, optional_u64
-from targets.riscv64.cpu import NS_PER_TICK, Irq, RiscvCpu
+from targets.riscv.cpu import NS_PER_TICK, RiscvCpu
+from targets.riscv.state import Irq
 
 SPEC_VERSION = 2 << 24  # 2.0: major in bits 30..24
 IMPLEMENTATION_ID = 0x656D75  # "emu"; not registered
 IMPLEMENTATION_VERSION = 1
-MASK64 = (1 << 64) - 1
+NEVER = (1 << 64) - 1  # as the timer's value (6.1)
 MAX_CONSOLE_WRITE = 1 << 16  # bytes taken by one call; the guest is told how many and calls again
 
 
@@ -87,6 +88,8 @@ class Sbi(Device[SbiState]):
         request_reset: Callable[[], None],
     ) -> None:
         self._cpu = cpu
+        self._xlen = cpu.width.xlen
+        self._ones = cpu.width.all_bits
         self._memory = memory
         self._console = console
         self._power_off = power_off
@@ -125,8 +128,8 @@ class Sbi(Device[SbiState]):
         arguments = [self._cpu.read(10 + n) for n in range(6)]
         handler = self._calls.get((extension, function))
         error, value = handler(arguments) if handler else (Err.NOT_SUPPORTED, 0)
-        self._cpu.write(10, error & MASK64)
-        self._cpu.write(11, value & MASK64)
+        self._cpu.write(10, error & self._ones)
+        self._cpu.write(11, value & self._ones)
 
     def _arm(self) -> None:
         if self.state.timer is None:
@@ -136,7 +139,8 @@ class Sbi(Device[SbiState]):
 
     def _set_timer(self, args: list[int]) -> Result:
         self._cpu.set_pending(Irq.STIP, False)
-        self.state.timer = None if args[0] == MASK64 else args[0]
+        time = args[0] if self._xlen == 64 else args[1] << 32 | args[0]  # the one argument of 64 bits: a register pair (3)
+        self.state.timer = None if time == NEVER else time
         self._arm()
         return Err.SUCCESS, 0
 
@@ -147,7 +151,7 @@ class Sbi(Device[SbiState]):
     def _targets_hart(self, args: list[int]) -> bool:
         """Whether hart 0 is in (hart_mask, hart_mask_base); base -1 means all (chapter 3.1)."""
         mask, base = args[0], args[1]
-        return base == MASK64 or (base == 0 and bool(mask & 1))
+        return base == self._ones or (base == 0 and bool(mask & 1))
 
     def _send_ipi(self, args: list[int]) -> Result:
         if not self._targets_hart(args):
@@ -183,7 +187,7 @@ class Sbi(Device[SbiState]):
     def _console_write(self, args: list[int]) -> Result:
         size = min(args[0], MAX_CONSOLE_WRITE)
         try:
-            data = self._memory.read(args[1], size)
+            data = self._memory.read(args[2] << self._xlen | args[1], size)  # 12.1: a register each for its halves
         except GuestError:
             return Err.INVALID_PARAM, 0
         self._console.write(data)

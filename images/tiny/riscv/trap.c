@@ -1,4 +1,4 @@
-/* The riscv64 port: S-mode under an SBI, PLIC, Sv39 (The RISC-V Instruction Set Manual, volume II; RISC-V SBI 1.0). */
+/* The RISC-V ports: S-mode under an SBI, PLIC, Sv32 or Sv39 (The RISC-V Instruction Set Manual, volume II; RISC-V SBI 1.0). */
 #include "../arch.h"
 
 #include "../board.h"
@@ -9,7 +9,7 @@ enum { SBI_TIME = 0x54494D45, SBI_SRST = 0x53525354, SRST_SHUTDOWN = 0, SRST_COL
 enum { SSTATUS_SIE = 1 << 1, SIE_STIE = 1 << 5, SIE_SEIE = 1 << 9, IRQ_S_TIMER = 5, IRQ_S_EXTERNAL = 9 };
 enum { SIFIVE_TEST_PASS = 0x5555, SIFIVE_TEST_RESET = 0x7777, SIFIVE_TEST_FAIL = 0x13333 };
 
-#define CAUSE_INTERRUPT (1ull << 63)
+#define CAUSE_INTERRUPT (1ul << (__riscv_xlen - 1))
 
 /* PLIC (RISC-V Platform-Level Interrupt Controller 1.0, chapter 3) */
 #define PLIC_PRIORITY(irq) (plic + 4 * (irq))
@@ -17,21 +17,35 @@ enum { SIFIVE_TEST_PASS = 0x5555, SIFIVE_TEST_RESET = 0x7777, SIFIVE_TEST_FAIL =
 #define PLIC_THRESHOLD (plic + 0x200000 + 0x1000 * plic_context)
 #define PLIC_CLAIM (PLIC_THRESHOLD + 4)
 
-/* Sv39 (volume II, 4.4); accessed and dirty are set beforehand, so that the hart need not */
-enum { PTE_V = 1, PTE_R = 2, PTE_W = 4, PTE_X = 8, PTE_A = 64, PTE_D = 128, ENTRIES = 512, PAGE_SHIFT = 12 };
+/* Sv32 and Sv39 (volume II, 4.3 and 4.4); accessed and dirty are set beforehand, so that the hart need not */
+enum { PTE_V = 1, PTE_R = 2, PTE_W = 4, PTE_X = 8, PTE_A = 64, PTE_D = 128, PAGE_SHIFT = 12 };
 #define PTE_CODE (PTE_V | PTE_R | PTE_X | PTE_A)
 #define PTE_DATA (PTE_V | PTE_R | PTE_W | PTE_A | PTE_D)
-#define SATP_SV39 (8ull << 60)
-#define SPAN_2 (1ull << 30) /* of an entry of the root table */
-#define SPAN_1 (1ull << 21)
-#define SPAN_0 (1ull << 12)
+#define ENTRIES (4096 / sizeof(uintptr_t))
+#if __riscv_xlen == 32
+#define SATP_MODE (1ul << 31)
+#define SPAN_1 (1ul << 22) /* of an entry of the root table */
+#else
+#define SATP_MODE (8ul << 60)
+#define SPAN_2 (1ul << 30) /* of an entry of the root table */
+#define SPAN_1 (1ul << 21)
+#endif
+#define SPAN_0 (1ul << 12)
 
+#if __riscv_xlen == 32
+const char arch_name[] = "riscv32";
+#else
 const char arch_name[] = "riscv64";
+#endif
 
-uint64_t boot_hart;
+uintptr_t boot_hart;
 
 static uintptr_t plic, plic_context, syscon;
-static _Alignas(4096) uint64_t root[ENTRIES], middle[ENTRIES], leaf[ENTRIES];
+#if __riscv_xlen == 32
+static _Alignas(4096) uintptr_t root[ENTRIES], leaf[ENTRIES];
+#else
+static _Alignas(4096) uintptr_t root[ENTRIES], middle[ENTRIES], leaf[ENTRIES];
+#endif
 
 struct sbi_answer {
     long error;
@@ -63,7 +77,7 @@ static void visit(const struct fdt_node *node, void *context)
     /* Pairs of a hart's interrupt controller and a cause; wanted is the boot hart's external interrupt in S-mode. */
     uint32_t bytes;
     const uint8_t *pairs = fdt_property(node, "interrupts-extended", &bytes);
-    uint64_t hart = 0;
+    uintptr_t hart = 0;
     plic = base;
     for (uintptr_t at = 0; pairs && 8 * at + 8 <= bytes; at++)
         if (be32_at(pairs + 8 * at + 4) == IRQ_S_EXTERNAL && hart++ == boot_hart)
@@ -83,22 +97,34 @@ void arch_discover(struct board *board, uintptr_t boot_arg)
 
 unsigned arch_fdt_irq(const uint8_t *cells, size_t count) { return count == 1 ? be32_at(cells) : 0; }
 
-static uint64_t pte(uint64_t address, uint64_t flags) { return address >> PAGE_SHIFT << 10 | flags; }
+static uintptr_t pte(uintptr_t address, uintptr_t flags) { return address >> PAGE_SHIFT << 10 | flags; }
 
-/* Identity, so that device and CPU addresses agree: devices below this GiB, single pages where the image lies, RAM above. */
+/* Identity, so that device and CPU addresses agree: single pages where the image lies, devices below, RAM around and above. */
 static void map(void)
 {
-    uint64_t image = (uintptr_t)image_start, image_1 = image & ~(SPAN_1 - 1), image_2 = image & ~(SPAN_2 - 1);
-    for (uint64_t at = 0; at < ENTRIES / 2; at++) /* the lower half: Sv39 sign-extends */
+    uintptr_t image = (uintptr_t)image_start, image_1 = image & ~(SPAN_1 - 1);
+#if __riscv_xlen == 32
+    for (uintptr_t at = 0; at < ENTRIES; at++)
+        root[at] = pte(at * SPAN_1, PTE_DATA);
+#else
+    uintptr_t image_2 = image & ~(SPAN_2 - 1);
+    for (uintptr_t at = 0; at < ENTRIES / 2; at++) /* the lower half: Sv39 sign-extends */
         root[at] = pte(at * SPAN_2, PTE_DATA);
-    for (uint64_t at = 0; at < ENTRIES; at++) {
+#endif
+    for (uintptr_t at = 0; at < ENTRIES; at++) {
+#if __riscv_xlen == 64
         middle[at] = pte(image_2 + at * SPAN_1, PTE_DATA);
-        uint64_t page = image_1 + at * SPAN_0;
+#endif
+        uintptr_t page = image_1 + at * SPAN_0;
         leaf[at] = pte(page, page >= image && page < (uintptr_t)text_end ? PTE_CODE : PTE_DATA);
     }
+#if __riscv_xlen == 32
+    root[image / SPAN_1] = pte((uintptr_t)leaf, PTE_V);
+#else
     middle[(image - image_2) / SPAN_1] = pte((uintptr_t)leaf, PTE_V);
     root[image / SPAN_2] = pte((uintptr_t)middle, PTE_V);
-    __asm__ volatile("sfence.vma; csrw satp, %0; sfence.vma" : : "r"(SATP_SV39 | (uintptr_t)root >> PAGE_SHIFT) : "memory");
+#endif
+    __asm__ volatile("sfence.vma; csrw satp, %0; sfence.vma" : : "r"(SATP_MODE | (uintptr_t)root >> PAGE_SHIFT) : "memory");
 }
 
 void arch_start(const struct board *board)
@@ -111,12 +137,21 @@ void arch_start(const struct board *board)
 
 uint64_t arch_time(void)
 {
+#if __riscv_xlen == 32
+    uint32_t high, low, again;
+    do
+        __asm__ volatile("rdtimeh %0; rdtime %1; rdtimeh %2" : "=r"(high), "=r"(low), "=r"(again));
+    while (high != again); /* the lower half has wrapped meanwhile */
+    return (uint64_t)high << 32 | low;
+#else
     uint64_t time;
     __asm__ volatile("rdtime %0" : "=r"(time));
     return time;
+#endif
 }
 
-void arch_timer_set(uint64_t deadline) { sbi(SBI_TIME, 0, deadline, 0); }
+/* 64 bits, which take two registers on RV32 (SBI, chapter 3). */
+void arch_timer_set(uint64_t deadline) { sbi(SBI_TIME, 0, deadline, __riscv_xlen == 32 ? deadline >> 32 : 0); }
 
 void arch_irq_unmask(unsigned irq)
 {
@@ -158,7 +193,7 @@ void arch_power(enum power action)
         *reg32(syscon) = test_value[action]; /* an SBI without system reset */
 }
 
-void riscv_trap(uint64_t cause, uint64_t pc, uint64_t address)
+void riscv_trap(uintptr_t cause, uintptr_t pc, uintptr_t address)
 {
     if (cause == (CAUSE_INTERRUPT | IRQ_S_TIMER)) {
         timer_interrupt();

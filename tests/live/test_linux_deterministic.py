@@ -12,21 +12,21 @@ import pytest
 
 from emu.errors import EmuError
 from images.linux import LinuxImage, fetch
-from tests.live.linux import SHELL, LinuxGuest
+from tests.live.linux import CONSOLES, SHELL, LinuxGuest
 from tests.live.machines import wait_for
 
 SEED = int(os.environ.get("EMU_TEST_SEED", "20260101"))
-END = 25_000_000_000  # ns of guest time; the shell is there after some 16 s
+END = 25_000_000_000  # ns of guest time; riscv64's shell is there after some 16 s
 BOOT = 300  # seconds; an idle host takes 15
 
 pytestmark = [pytest.mark.linux, pytest.mark.timeout(1200)]
 
 
-@pytest.fixture(scope="module")
-def image() -> LinuxImage:
+@pytest.fixture(scope="module", params=CONSOLES)
+def image(request: pytest.FixtureRequest) -> LinuxImage:
     """Debian's kernel and our initramfs."""
     try:
-        return fetch("riscv64")
+        return fetch(str(request.param))
     except EmuError as exc:
         pytest.skip(f"Debian's kernel cannot be had: {exc}")
 

@@ -106,6 +106,8 @@ class CountedVcpu(Vcpu):
             self._wake.wait()
             return
         now, deadline = self._clock.now(), self._next_deadline()
+        if deadline is not None and deadline <= now:
+            return  # a timer was armed as another fired
         if not self._cpu.asleep:
             self._count_slice(now, deadline)
         elif deadline is not None:

@@ -88,6 +88,21 @@ def test_a_stop_that_was_called_off_does_not_come(counter: Machine) -> None:
     assert counter.now() > 100
 
 
+def test_timers_fire_at_their_instruction_and_one_set_for_the_present_at_once(counter: Machine) -> None:
+    fired: list[int] = []
+
+    def due() -> None:
+        fired.append(counter.now())
+        if len(fired) < 3:
+            timer.arm(counter.now())
+
+    timer = counter._clock.timer(due)
+    counter.call(lambda: timer.arm(1000))
+    run_to(counter, 2000)
+
+    assert fired == [1000, 1000, 1000]
+
+
 def test_outsiders_come_in_at_the_end_of_a_quantum(counter: Machine) -> None:
     counter.cont()
 

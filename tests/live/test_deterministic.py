@@ -160,6 +160,8 @@ def test_two_runs_are_equal(guest: str, journey: Journey) -> None:
 
 
 def travel(guest: str, run: Travel, interrupt: Interrupt, *, live: bool, times: int) -> None:
+    if not live and guest.startswith("mips"):
+        pytest.skip("Unicorn runs a delay slot that a slice ends before without counting it: stop_at shifts the count by one")
     for time in moments(times):
         if live:  # interrupted as it runs, at a moment that nobody can foretell
             run.start_for(END)

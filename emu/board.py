@@ -10,6 +10,7 @@ from emu.block.image import Image
 from emu.chardev import Chardev
 from emu.clock import VirtualClock
 from emu.config import DriveConfig, MachineConfig
+from emu.engine.core import Engine
 from emu.ram import Ram
 from emu.vcpu import Cpu
 from migration.blockers import Blockers
@@ -33,6 +34,10 @@ class Wiring:
 
 class Board(Protocol):
     """A built board: CPU, RAM, devices."""
+
+    @property
+    def engine(self) -> Engine:
+        """What the CPU runs on."""
 
     @property
     def cpu(self) -> BoardCpu:

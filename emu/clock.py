@@ -36,7 +36,9 @@ class Timer:
 
     def cancel(self) -> None:
         """Forget the deadline; harmless when none is set."""
-        self.deadline = None
+        if self.deadline is not None:
+            self.deadline = None
+            self._clock.deadline_changed()
 
 
 class Clock(Protocol):
@@ -116,7 +118,7 @@ class VirtualClock:
         return timer
 
     def deadline_changed(self) -> None:
-        """A timer was armed: whoever sleeps until `next_deadline` must look again."""
+        """A timer was armed or cancelled: whoever sleeps or runs until `next_deadline` must look again."""
         self.on_deadline()
 
     def next_deadline(self) -> int | None:

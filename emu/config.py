@@ -59,6 +59,7 @@ class MachineConfig:
     drives: tuple[DriveConfig, ...] = ()
     shares: tuple[ShareConfig, ...] = ()
     rng: bool = True
+    icount: bool = False  # guest time is instructions executed (emu/icount.py)
     name: str = ""
     uuid: str = field(default_factory=lambda: str(uuids.uuid4()))
     snapshots: Path = Path("snapshots")

@@ -21,6 +21,7 @@ from emu.clock import VirtualClock
 from emu.config import DriveConfig, MachineConfig
 from emu.errors import MigrationError
 from emu.events import Events
+from emu.icount import CountedVcpu, InstructionTime
 from emu.ram import Ram
 from emu.runstate import NEED_DISKS, RunState, RunStateError, check_transition
 from emu.vcpu import Vcpu
@@ -64,7 +65,9 @@ class Machine:
         self.migrations: Migrations = Migrations(
             self, hook=hook, on_status=self._migration_status, on_pass=self._migration_pass
         )
-        self._clock = VirtualClock()
+        counted = InstructionTime()
+        self._clock = VirtualClock(counted.now, wall_ns=None) if config.icount else VirtualClock()
+        self._stop_timer = self._clock.timer(self._stop_due)
         self._lock = threading.RLock()
         self._state = RunState.PRELAUNCH
         self._before_hold = RunState.PRELAUNCH
@@ -88,7 +91,11 @@ class Machine:
                 self._go(RunState.INMIGRATE)
             elif not blank:
                 self._reset_all()
-            self._vcpu = Vcpu(self.board.cpu, self._clock, self._crashed)
+            self._vcpu = (
+                CountedVcpu(self.board.cpu, self._clock, self._crashed, engine=self.board.engine, time=counted)
+                if config.icount
+                else Vcpu(self.board.cpu, self._clock, self._crashed)
+            )
             undo.pop_all()
 
     @property
@@ -124,6 +131,23 @@ class Machine:
                 if self._state is RunState.RUNNING:  # else it switched itself off in its last slice
                     self._go(RunState.PAUSED)
                     self.events.emit("STOP")
+
+    def now(self) -> int:
+        """Guest time in ns."""
+        return self._clock.now()
+
+    def stop_at(self, time: int | None) -> None:
+        """Pause the guest once its time is `time` ns, with --icount at this very instruction; None: not after all."""
+
+        def set_timer() -> None:
+            if time is None:
+                self._stop_timer.cancel()
+                return
+            if time < self._clock.now():
+                raise RunStateError(f"the guest cannot be stopped at {time} ns, its time is {self._clock.now()} ns")
+            self._stop_timer.arm(time)
+
+        self._vcpu.call(set_timer)
 
     def reset(self) -> None:
         """Press the reset button."""
@@ -206,6 +230,11 @@ class Machine:
         self._reset_all()
         self.events.emit("RESET", {"guest": True})
 
+    def _stop_due(self) -> None:
+        self._vcpu.pause()
+        self._go(RunState.PAUSED)
+        self.events.emit("STOP")
+
     def _crashed(self, exc: Exception) -> None:
         log.error("the guest stopped", exc_info=exc)
         self._go(RunState.INTERNAL_ERROR)
@@ -244,6 +273,7 @@ class Machine:
             "target": self.config.target,
             "memory": self.config.memory,
             "uuid": self.config.uuid,
+            **({"icount": True} if self.config.icount else {}),  # streams from before there was one have no such key
             "board": dict(self.board.configuration()),
             "drives": {drive.id: {"size": image.size, "readonly": drive.readonly} for drive, image in self.drives},
             **({"shares": shares} if shares else {}),  # streams from before there were shares have none

@@ -155,8 +155,11 @@ class VirtioBlk(VirtioDevice):
         executor: Executor,
         post: Callable[[Callable[[], None]], None],
         serial: str = "",
+        in_order: bool = False,
     ) -> None:
+        """With `in_order` every request is carried out at once, as a deterministic machine needs it."""
         self._image = image
+        self._in_order = in_order
         self._serial = serial.encode()[:SERIAL_BYTES].ljust(SERIAL_BYTES, b"\0")
         self._workers: Workers[Request] = Workers(WORKERS, executor, post, carry_out=self._carry_out, give_back=self._give_back)
         super().__init__(name, memory)
@@ -201,14 +204,22 @@ class VirtioBlk(VirtioDevice):
         try:
             while (chain := queue.pop()) is not None:
                 request = self._parse(chain)
-                if isinstance(request.work, Read) and request.work.at_once():
-                    request.finish(BlkStatus.OK, request.work.length)
+                if self._done_at_once(request):
                     done.append(request)
                 else:
                     self._workers.start(request)
         finally:
             queue.enable_notification()
             self._give_back(done + self._workers.settle(PATIENCE))
+
+    def _done_at_once(self, request: Request) -> bool:
+        if self._in_order:
+            self._carry_out(request)
+            return True
+        if isinstance(request.work, Read) and request.work.at_once():
+            request.finish(BlkStatus.OK, request.work.length)
+            return True
+        return False
 
     def _give_back(self, done: list[Request]) -> None:
         """Push finished chains, with one interrupt."""

@@ -96,8 +96,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "host. A mounted share forbids saving and moving the guest",
     )
     machine.add_argument("--no-rng", action="store_true", help="leave out the virtio entropy source")
+    machine.add_argument(
+        "--icount", action="store_true", help="deterministic: time is instructions executed, equal runs are equal bit for bit"
+    )
     machine.add_argument("--name", help="how `emu ls`, `emu ctl` and `emu pull` call the guest")
-    machine.add_argument("--uuid", help="the guest's UUID; random unless given")
+    machine.add_argument(
+        "--uuid", help="the guest's UUID; random unless given, zero with --icount, where it seeds the entropy source"
+    )
     machine.add_argument(
         "--snapshots", metavar="DIR", type=Path, default=Path("snapshots"), help="where savevm and loadvm look"
     )
@@ -206,6 +211,10 @@ def parse_uuid(text: str) -> str:
         raise ConfigError(f"--uuid {text!r:.80} is no UUID, must look like {uuids.UUID(int=0)}") from exc
 
 
+def _new_uuid(icount: bool) -> str:
+    return str(uuids.UUID(int=0) if icount else uuids.uuid4())
+
+
 def merge_config(arguments: argparse.Namespace) -> None:
     """Fill in from `--config` what the command line left open; drives and shares of both are kept, the file's first."""
     if arguments.config is None:
@@ -296,7 +305,8 @@ def parse_machine(arguments: argparse.Namespace, keep: ExitStack) -> MachineConf
         drives=tuple(parse_drive(text, index) for index, text in enumerate(arguments.drive)),
         shares=tuple(parse_share(text, index) for index, text in enumerate(arguments.share)),
         rng=not arguments.no_rng,
+        icount=arguments.icount,
         name="" if arguments.name is None else parse_name(arguments.name),
-        uuid=str(uuids.uuid4()) if arguments.uuid is None else parse_uuid(arguments.uuid),
+        uuid=_new_uuid(arguments.icount) if arguments.uuid is None else parse_uuid(arguments.uuid),
         snapshots=arguments.snapshots,
     )

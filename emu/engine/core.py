@@ -80,6 +80,7 @@ class Engine:
         core, self._layout = layout_of(library_build(), isa)
         self._core = core
         self.isa = isa
+        self.budget = 0  # instructions that a slice executes at most unless `run` is told otherwise; 0: no limit
         self._executed: int | None = 0  # instructions in the last counted slice; None while it runs
         self._callbacks: list[object] = []  # the library points to them: they live as long as the handle
         self._ram: list[tuple[int, int, int]] = []  # base, size, ram_addr_t of the base
@@ -300,11 +301,13 @@ class Engine:
 
     # Running
 
-    def run(self, count: int = 0) -> Exit:
+    def run(self, count: int | None = None) -> Exit:
         """Run one slice from the pc on; with a `count`, that many instructions at most, and `executed` says how many it were.
 
-        Raises what a callback raised, or EngineError when the CPU cannot go on.
+        Without one it is `budget`; 0 is no limit. Raises what a callback raised, or EngineError when the CPU cannot go on.
         """
+        if count is None:
+            count = self.budget
         if (count > 0) != self._counted:
             self._translate_for(counted=count > 0)
         if self._held_requests:

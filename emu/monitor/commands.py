@@ -217,9 +217,22 @@ COMMANDS: dict[str, Command] = {
     "job-dismiss": Command(run=snapshots.job_dismiss, parameters=(Parameter("id"),)),
     # Not QEMU's.
     "x-emu-configuration": Command(run=hardware.configuration),
+    "x-emu-query-clock": Command(
+        run=control.query_clock,
+        hmp=Hmp(name="info clock", help="show the guest's time since power-on", show=text.show_clock),
+    ),
     "x-emu-query-process": Command(run=control.query_process),
     "x-emu-query-snapshots": Command(
         run=snapshots.query_snapshots,
         hmp=Hmp(name="info snapshots", help="show the currently saved VM snapshots", show=text.show_snapshots),
+    ),
+    "x-emu-stop-at": Command(
+        run=control.stop_at,
+        parameters=(Parameter("time", Kind.INT, required=False),),
+        hmp=Hmp(
+            name="stop_at",
+            help="stop emulation when the guest's time is so many ns, under --icount at that very instruction; without, do not",
+            words=("time",),
+        ),
     ),
 }

@@ -68,6 +68,17 @@ def cont(ctx: Context) -> Wire:
     return {}
 
 
+def stop_at(ctx: Context, *, time: int | None = None) -> Wire:
+    """Pause the guest when its time is `time` ns; without one, not after all."""
+    ctx.machine.stop_at(time)
+    return {}
+
+
+def query_clock(ctx: Context) -> Wire:
+    """Guest time in ns."""
+    return {"guest-time": ctx.machine.now()}
+
+
 def system_reset(ctx: Context) -> Wire:
     """Press the reset button."""
     ctx.machine.reset()

@@ -15,6 +15,7 @@ from emu.monitor.migration import query_migrate
 from migration.status import Status
 from migration.vmstate import Wire
 
+MAX_DIGITS = 19  # of a whole number; all of them fit in 64 bits
 PROGRESS_SECONDS = 0.1  # between two looks at a migration that is waited for
 
 # Called on the event loop's thread with query-migrate's answer.
@@ -91,6 +92,10 @@ def _arguments(command: Command, words: Iterable[str]) -> dict[str, object]:
 
 
 def _value(parameter: Parameter, word: str) -> object:
+    if parameter.kind is Kind.INT:
+        if not (word.isascii() and word.isdecimal() and len(word) <= MAX_DIGITS):
+            raise CommandError(f"{parameter.name} is '{word:.60}', must be a whole number")
+        return int(word)
     if parameter.kind is not Kind.BOOL:
         return word
     if word not in ("on", "off"):

@@ -37,6 +37,11 @@ def show_status(answer: Wire) -> str:
     return "VM status: paused" + ("" if status["status"] == "paused" else f" ({status['status']})")
 
 
+def show_clock(answer: Wire) -> str:
+    """`info clock`."""
+    return f"guest time: {_record(answer)['guest-time']} ns"
+
+
 def show_name(answer: Wire) -> str:
     """`info name`."""
     return str(_record(answer).get("name", ""))

@@ -53,7 +53,7 @@ def test_memory_has_a_unit_and_is_mib_without(text: str, size: int) -> None:
 
 def test_all_of_a_machine_can_be_given() -> None:
     config = machine(
-        *("--kernel", "Image", "--initrd", "i.cpio", "--append", "console=ttyS0", "--bios", "fw.bin", "--no-rng"),
+        *("--kernel", "Image", "--initrd", "i.cpio", "--append", "console=ttyS0", "--bios", "fw.bin", "--no-rng", "--icount"),
         *("--name", "box", "--uuid", UUID.upper(), "--snapshots", "saved", "--memory", "128M"),
     )
 
@@ -65,6 +65,7 @@ def test_all_of_a_machine_can_be_given() -> None:
         append="console=ttyS0",
         bios=Path("fw.bin"),
         rng=False,
+        icount=True,
         name="box",
         uuid=UUID,
         snapshots=Path("saved"),

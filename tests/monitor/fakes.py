@@ -100,6 +100,12 @@ class FakeMachine:
         self.guest.running, self.guest.state = True, "running"
         self.events.emit("RESUME")
 
+    def now(self) -> int:
+        return 1_500_000_010
+
+    def stop_at(self, time: int | None) -> None:
+        self._order(f"stop_at {time}")
+
     def reset(self) -> None:
         self._order("reset")
         self.events.emit("RESET", {"guest": False})

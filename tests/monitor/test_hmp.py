@@ -59,6 +59,7 @@ def test_info_status_is_qemus_line(run: Run, machine: FakeMachine, state: str, t
     [
         ("info name", "guest"),
         ("info uuid", UUID),
+        ("info clock", "guest time: 1500000010 ns"),
         ("info snapshots", "There is no snapshot available."),
         ("info migrate", ""),
         ("info qtree", "bus: main-system-bus\n  type System\n  dev: cpu0\n  dev: serial@10000000"),
@@ -123,6 +124,8 @@ def test_help_and_info_alone_list_what_there_is(run: Run) -> None:
         ("cont", "cont"),
         ("system_reset", "reset"),
         ("system_powerdown", "power_down"),
+        ("stop_at 1500000020", "stop_at 1500000020"),
+        ("stop_at", "stop_at None"),
     ],
 )
 def test_an_order_reaches_the_machine_and_says_nothing(run: Run, machine: FakeMachine, line: str, call: str) -> None:
@@ -153,6 +156,7 @@ def test_quit_ends_the_process_and_tells_whether_the_guest_is_elsewhere(
         ("migrate_continue foo", "Error: Parameter 'state' does not accept value 'foo'"),
         ("migrate_incoming tcp:0:1", "Error: '--incoming' was not specified on the command line: the machine is running"),
         ("migrate_set_capability events maybe", "Error: state is 'maybe', must be 'on' or 'off'"),
+        ("stop_at soon", "Error: time is 'soon', must be a whole number"),
         ("migrate_set_parameter max-bandwidth 1x", f"Error: {NO_SIZE}"),
         ("migrate_set_parameter downtime-limit 2M", "Error: parameter downtime-limit is '2M', must be a whole number"),
         ("migrate_set_parameter downtime-limit 2000001", "Error: parameter downtime-limit is 2000001, must be 0..2000000"),

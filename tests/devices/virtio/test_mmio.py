@@ -15,7 +15,7 @@ from tests.devices.virtio.driver import AVAIL, DESC, EVERYTHING, RAM, USED, Driv
 @pytest.fixture
 def driver() -> Driver:
     memory = Memory()
-    return Driver(VirtioRng("rng0", memory, lambda size: b"\x5a" * size), memory)
+    return Driver(VirtioRng("rng0", memory, lambda _position, size: b"\x5a" * size), memory)
 
 
 def test_slot_names_itself_and_its_device(driver: Driver) -> None:
@@ -260,7 +260,7 @@ def test_state_with_chains_in_flight_is_refused(driver: Driver) -> None:
     queue: Wire = {**dump(state.queues[0]), "last_avail": 1}
 
     with pytest.raises(StateError, match=r"virtio-rng.queues\[0\] has 1 chains in flight, must have 0"):
-        parse(VirtioRngState, 1, {**dump(state), "queues": [queue]})
+        parse(VirtioRngState, 2, {**dump(state), "queues": [queue]})
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_state_of_another_machine_loads_as_a_device_that_needs_a_reset(
     fresh = VirtioRngState()
     queues: Wire = [{**dump(fresh.queues[0]), **queue}]
 
-    driver.device.load(parse(VirtioRngState, 1, {**dump(fresh), **device, "queues": queues}))
+    driver.device.load(parse(VirtioRngState, 2, {**dump(fresh), **device, "queues": queues}))
     broken = driver.needs_reset
     driver.start()
     sent = driver.add([], [4])

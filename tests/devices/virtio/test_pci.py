@@ -25,7 +25,7 @@ class Bench:
         self.lines = [Line() for _ in IRQS]
         self.memory = Memory()
         self.host = PciHost("pci", BASE, [line.irq for line in self.lines])
-        self.rng = VirtioRng("rng", self.memory, source=lambda size: b"\xa5" * size)
+        self.rng = VirtioRng("rng", self.memory, source=lambda _position, size: b"\xa5" * size)
         self.function = VirtioPci("function", self.rng, self.host.line(SLOT))
         self.host.plug(SLOT, self.function)
         self.host.assign(BASE, IRQS)

@@ -10,6 +10,8 @@ from emu.block.image import Image
 from emu.chardev import Chardev
 from emu.clock import VirtualClock
 from emu.config import DriveConfig, MachineConfig
+from emu.engine.core import Engine
+from emu.memory import GuestMemory
 from emu.ram import Ram
 from emu.vcpu import Cpu
 from migration.protocols import DirtyLog, RamBlock, Savable
@@ -31,6 +33,18 @@ class Wiring:
 
 class Board(Protocol):
     """A built board: CPU, RAM, devices."""
+
+    @property
+    def engine(self) -> Engine:
+        """What the CPU runs on."""
+
+    @property
+    def big_endian(self) -> bool:
+        """Whether the CPU has the high byte of a number at its lowest address."""
+
+    @property
+    def memory(self) -> GuestMemory:
+        """All RAM."""
 
     @property
     def cpu(self) -> BoardCpu:

@@ -17,6 +17,13 @@ SAVEVM = {
 }
 
 
+LOG_CHANNELS = {  # QEMU's -d
+    "in_asm": "each block of guest code, disassembled, when it is first executed",
+    "exec": "each block that is executed",
+    "int": "exceptions and interrupts",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriveConfig:
     """One `--drive`."""

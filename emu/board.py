@@ -11,6 +11,7 @@ from emu.chardev import Chardev
 from emu.clock import VirtualClock
 from emu.config import DriveConfig, MachineConfig
 from emu.engine.core import Engine
+from emu.memory import GuestMemory
 from emu.ram import Ram
 from emu.vcpu import Cpu
 from migration.blockers import Blockers
@@ -38,6 +39,14 @@ class Board(Protocol):
     @property
     def engine(self) -> Engine:
         """What the CPU runs on."""
+
+    @property
+    def big_endian(self) -> bool:
+        """Whether the CPU has the high byte of a number at its lowest address."""
+
+    @property
+    def memory(self) -> GuestMemory:
+        """All RAM."""
 
     @property
     def cpu(self) -> BoardCpu:

@@ -22,6 +22,11 @@ SECURITY = {
     "none": "files are the host's own as far as the user may make them; device nodes are refused",
 }
 TAG_MAX = 31  # bytes of a share's tag, as in QEMU
+LOG_CHANNELS = {  # QEMU's -d
+    "in_asm": "each block of guest code, disassembled, when it is first executed",
+    "exec": "each block that is executed",
+    "int": "exceptions and interrupts",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

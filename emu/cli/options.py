@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from emu.config import SAVEVM, SECURITY, TAG_MAX, DriveConfig, MachineConfig, ShareConfig
+from emu.config import LOG_CHANNELS, SAVEVM, SECURITY, TAG_MAX, DriveConfig, MachineConfig, ShareConfig
 from emu.errors import ConfigError
 from images import BUNDLED, bundled
 
@@ -43,6 +43,14 @@ class Endpoint:
     path: Path = Path()
 
 
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """What is logged where."""
+
+    path: Path | None = None  # None: standard error
+    channels: tuple[str, ...] = ()  # of LOG_CHANNELS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
     """How one process shows and controls its guest; None for what the user left open."""
@@ -54,6 +62,7 @@ class SessionOptions:
     loadvm: str | None = None
     incoming: str | None = None  # a URI, or DEFER
     only_migratable: bool = False
+    log: LogOptions = LogOptions()
 
 
 DEFER = "defer"
@@ -111,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     control.add_argument("--serial", metavar="stdio|unix:PATH|file:PATH|none", help="the guest's serial line (stdio)")
     control.add_argument("--monitor", metavar="stdio|unix:PATH|none", help="the monitor (stdio when that is a terminal)")
     control.add_argument("--qmp", metavar="unix:PATH", help="a QMP server for other programs")
-    control.add_argument("--log", metavar="FILE", type=Path, help="write everything worth knowing there")
+    add_log_argument(control)
 
     start = parser.add_argument_group("start")
     start.add_argument("--paused", action="store_true", help="do not run the guest until the monitor's cont")
@@ -124,6 +133,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "In the terminal, Ctrl-A X quits, Ctrl-A C goes to the monitor and back, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A H helps.\n"
         "Exit codes: 0 power-off (or the code the guest gave), 1 error, 3 the guest has moved away, 130 Ctrl-C in the monitor."
     )
+
+
+def add_log_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare `--log`."""
+    parser.add_argument(
+        "--log",
+        metavar="[FILE][,CHANNEL…]",
+        help="write everything worth knowing to FILE, and what the guest executes: "
+        + "; ".join(f"{name} {what}" for name, what in LOG_CHANNELS.items())
+        + " (without FILE on stderr)",
+    )
+
+
+def parse_log(text: str | None) -> LogOptions:
+    """`--log`: a file first unless it is the name of a channel, then channels."""
+    if text is None:
+        return LogOptions()
+    first, *rest = _split_commas(text)
+    channels = rest if first and first not in LOG_CHANNELS else [first, *rest]
+    for name in channels:
+        if name not in LOG_CHANNELS:
+            raise ConfigError(f"--log channel {name!r:.40} is unknown, known are {', '.join(LOG_CHANNELS)}")
+    return LogOptions(None if first in channels else Path(first), tuple(channels))
 
 
 def parse_size(text: str, option: str) -> int:
@@ -282,6 +314,7 @@ def parse_session(arguments: argparse.Namespace) -> SessionOptions:
         loadvm=arguments.loadvm,
         incoming=arguments.incoming,
         only_migratable=arguments.only_migratable,
+        log=parse_log(arguments.log),
     )
 
 

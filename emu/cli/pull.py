@@ -18,7 +18,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, cast, get_args, get_origin, get_type_hints
 
-from emu.cli.options import MONITOR_KINDS, SERIAL_KINDS, SessionOptions, parse_endpoint, parse_name
+from emu.cli.options import MONITOR_KINDS, SERIAL_KINDS, SessionOptions, add_log_argument, parse_endpoint, parse_log, parse_name
 from emu.cli.progress import open_progress
 from emu.cli.registry import Entry, RunningGuest, open_registry
 from emu.cli.report import configure_logging, report
@@ -43,17 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--serial", metavar="stdio|unix:PATH|file:PATH|none", help="the guest's serial line (stdio)")
     parser.add_argument("--monitor", metavar="stdio|unix:PATH|none", help="the monitor (stdio when that is a terminal)")
     parser.add_argument("--qmp", metavar="unix:PATH", help="a QMP server for other programs")
-    parser.add_argument("--log", metavar="FILE", type=Path, help="write everything worth knowing there")
+    add_log_argument(parser)
 
 
 def execute(arguments: argparse.Namespace, hook: StepHook | None) -> int:
     """Fetch the guest, then run it here until it ends."""
-    configure_logging(arguments.log)
+    log = parse_log(arguments.log)
+    configure_logging(log.path, trace=bool(log.channels))
     serial, monitor = arguments.serial, arguments.monitor
     options = SessionOptions(
         qmp=arguments.qmp,
         serial=None if serial is None else parse_endpoint(serial, "--serial", SERIAL_KINDS),
         monitor=None if monitor is None else parse_endpoint(monitor, "--monitor", MONITOR_KINDS),
+        log=log,
         incoming="unix",  # the socket's place is known once this process has its own in the registry
     )
     registry = open_registry()

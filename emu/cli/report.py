@@ -14,6 +14,7 @@ from pathlib import Path
 from emu.errors import ConfigError, EmuError
 
 FAILED = 1
+TRACE = "emu.trace"  # the logger of what the guest executes
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,16 @@ class Stderr(logging.Handler):
             report(text)
 
 
-def configure_logging(path: Path | None) -> None:
-    """Send warnings to stderr, and with a `path` everything, tracebacks too, there. What ends a thread is logged as well."""
+def configure_logging(path: Path | None, *, trace: bool = False) -> None:
+    """Send warnings to stderr, and with a `path` everything, tracebacks too, there. What ends a thread is logged as well.
+
+    With `trace` there is something to tell of the guest's execution, which goes to stderr as it is if there is no `path`.
+    """
     handlers: list[logging.Handler] = [Stderr(logging.WARNING)]
+    tracer = logging.getLogger(TRACE)
+    tracer.handlers = [logging.StreamHandler()] if trace and path is None else []
+    tracer.propagate = not tracer.handlers
+    tracer.setLevel(logging.DEBUG if trace else logging.NOTSET)
     if path is not None:
         try:
             file = logging.FileHandler(path)

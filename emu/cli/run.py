@@ -20,8 +20,8 @@ __all__ = ["add_arguments", "execute"]
 def execute(arguments: argparse.Namespace, hook: StepHook | None) -> int:
     """Run the guest until it ends; returns the exit code."""
     merge_config(arguments)
-    configure_logging(arguments.log)
     options = parse_session(arguments)
+    configure_logging(options.log.path, trace=bool(options.log.channels))
     with ExitStack() as keep:
         config = parse_machine(arguments, keep)
         entry = keep.enter_context(closing(open_registry().claim(config, base=arguments.guest)))

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from emu.cli.console import Console
 from emu.cli.monitor import LocalMonitor, SocketMonitor, serve_stdin
@@ -79,10 +79,20 @@ class Session:
             blank=options.loadvm is not None,
             hook=self._at_step,
         )
+        if options.log.channels:
+            self._trace(options.log.channels)
         self._watch = threading.Thread(target=self._wait_over, name="over", daemon=True)
         self.context = Context(machine=self.machine, quit=self._end_soon, started_at=time.time())
         self._local_monitor = LocalMonitor(self.context)
         self.machine.events.subscribe(self._on_event)
+
+    def _trace(self, channels: Sequence[str]) -> None:
+        from emu.symbols import load_symbols  # what a guest whose execution is not logged does not have to wait for
+        from emu.trace import Trace
+
+        machine = self.machine
+        symbols = load_symbols((machine.config.kernel, machine.config.bios))
+        machine.call(lambda: Trace(machine.board, symbols, channels))
 
     async def run(self, start: Callable[[], None] | None = None) -> int:
         """Serve the guest until an end; returns the exit code. `start`, on a worker thread, replaces what the options order."""

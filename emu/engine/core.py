@@ -18,14 +18,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from emu.engine.codewatch import watch_code
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
 from emu.engine.isas import layout_of
+from emu.engine.layout import Field
 from emu.engine.library import library_build, quick_library, slow_library
 from emu.engine.native import executable
 from emu.engine.thumb import leave_thumb_exits_out
+from emu.engine.traps import Trap, TrapTrace
 from emu.engine.x86native import X86Native, shut_down
 from emu.errors import EngineError
 
@@ -36,8 +38,9 @@ CType: TypeAlias = "type[ctypes._SimpleCData[Any]] | type[CFuncPtr]"  # what a C
 
 UC_HOOK_INTR = 1
 UC_HOOK_INSN = 2
+UC_HOOK_BLOCK = 8
 UC_HOOK_MEM_WRITE_UNMAPPED = 32
-UC_PROT_ALL = 7
+UC_PROT_READ, UC_PROT_EXEC, UC_PROT_ALL = 1, 4, 7
 UC_CTL_WRITE_ONE = 1 << 26 | 1 << 30  # UC_CTL_WRITE(..., 1)
 UC_CTL_PAGE_SIZE = 1 | UC_CTL_WRITE_ONE
 UC_CTL_USE_EXITS = 4 | UC_CTL_WRITE_ONE
@@ -54,6 +57,7 @@ _Interrupt = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_v
 _PortRead = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_void_p)
 _PortWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p)
 _Instruction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_Block = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 _Unmapped = ctypes.CFUNCTYPE(
     ctypes.c_bool, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
 )
@@ -64,12 +68,6 @@ class Exit(Enum):
 
     STOPPED = auto()  # asked to, or the count is used up
     HALTED = auto()  # the guest waits for an interrupt; the pc is past the instruction that waits
-
-
-class Field(Protocol):
-    """A field of the CPU's state, in place: to read and write `value` is to read and write the CPU."""
-
-    value: int
 
 
 class Engine:
@@ -86,6 +84,7 @@ class Engine:
         self._ram: list[tuple[int, int, int]] = []  # base, size, ram_addr_t of the base
         self._failure: BaseException | None = None
         self._exception_handler: Callable[[int], None] | None = None
+        self._trap_trace: TrapTrace | None = None
         self._unmapped_handler: Callable[[Access, int], int] | None = None
         self._counted = False
         self._held_requests = 0  # interrupt requests raised within a counted slice, for the next one
@@ -119,6 +118,7 @@ class Engine:
         self._counter = ctypes.c_uint64.from_address(self._uc + core.uc_emu_counter)
         self._count = ctypes.c_uint64.from_address(self._uc + core.uc_emu_count)
         self._exception_index = ctypes.c_int32.from_address(self.cpu + core.cpu_exception_index)
+        self._exec_interrupt = self._pointer_at(self.cpu + core.cpu_class) + core.class_exec_interrupt
         self._invalid_address = ctypes.c_uint64.from_address(self._uc + core.uc_invalid_addr)
         self._no_exit_request = ctypes.c_uint8.from_address(self._uc + core.uc_no_exit_request)
         self._no_exit_request.value = 1
@@ -255,6 +255,7 @@ class Engine:
         The handler enters the guest's own handler (QEMU's `do_interrupt` of the ISA), or does what was asked for and moves the
         pc. Without a handler an exception is an EngineError. Set once.
         """
+        handler = self._traced(handler)
         pc, advance, trap = self._pc, self._layout.pc_advance, self._store_trap
 
         def on_interrupt(_uc: int, number: int, _data: int) -> None:
@@ -298,6 +299,32 @@ class Engine:
         for first, last in gaps((base, size) for base, size, _ram_address in self._ram):
             # Not one hook for all addresses: where a memory hook covers RAM, every store takes the slow path.
             self._hook(UC_HOOK_MEM_WRITE_UNMAPPED, callback, first, last)
+
+    # Tracing: for logs alone, for each of these costs a Python call at least
+
+    def trace_blocks(self, tracer: Callable[[int, int], None]) -> None:
+        """Call `tracer(pc, size in bytes)` before each block of guest code. Between slices; set once."""
+
+        def on_block(_uc: int, address: int, size: int, _data: int) -> None:
+            try:
+                tracer(address, size)
+            except BaseException as exc:
+                self.fail(exc)
+
+        self._hook(UC_HOOK_BLOCK, _Block(on_block), 1, 0)
+        self.flush_code()  # what was translated before has no call of the hook in it
+
+    def trace_traps(self, tracer: Callable[[Trap], None]) -> None:
+        """Call `tracer` for every exception, and for every interrupt where the ISA can tell. Between slices; set once."""
+        self._trap_trace = TrapTrace(self._layout, self.field, self._exec_interrupt, tracer, self.fail)
+
+    def _traced(self, handler: Callable[[int], None]) -> Callable[[int], None]:
+        def handle(number: int) -> None:
+            if self._trap_trace is not None:
+                self._trap_trace.exception(number)
+            handler(number)
+
+        return handle
 
     # Running
 
@@ -368,6 +395,17 @@ class Engine:
         self.set_request(CPU_INTERRUPT_HARD, level)
         if level:
             self.kick()
+
+    def translate(self, address: int) -> int | None:
+        """The physical address of a virtual one as the CPU would load from it or execute it now; None when it could not.
+
+        Allowed in callbacks. As for the CPU itself, page table entries may be marked accessed.
+        """
+        physical = ctypes.c_uint64()
+        for access in (UC_PROT_READ, UC_PROT_EXEC):
+            if not self._vmem_translate(self._uc, address, access, ctypes.byref(physical)):
+                return physical.value
+        return None
 
     # State
 
@@ -504,6 +542,7 @@ class Engine:
         self._mmio_map = _call("uc_mmio_map", number, pointer, u64, size, _MmioRead, pointer, _MmioWrite, pointer)
         self._hook_add = _call("uc_hook_add", number, pointer, pointer, number, pointer, pointer, u64, u64, number)
         self._emu_stop = _call("uc_emu_stop", number, pointer)
+        self._vmem_translate = _call("uc_vmem_translate", number, pointer, u64, number, pointer)
         start = ctypes.CFUNCTYPE(number, pointer, u64, u64, u64, size)
         self._emu_start = start(("uc_emu_start", slow_library()))
         self._get_cpu = self.function("qemu_get_cpu", u64, pointer, number)

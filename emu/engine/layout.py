@@ -10,7 +10,15 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Field(Protocol):
+    """A field of the CPU's state, in place: to read and write `value` is to read and write the CPU."""
+
+    value: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,9 @@ class CoreLayout:
     cpu_icount_decr_ptr: int  # union { uint32_t u32; struct { uint16_t low, high; } u16; } *
     cpu_halted: int  # uint32_t
     cpu_exception_index: int  # int32_t, -1 when there is none
+    cpu_class: int  # CPUClass *, whose first field is the function `reset`
+    # CPUClass, which each CPU has a copy of
+    class_exec_interrupt: int  # function pointer: takes an interrupt if the guest lets it
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,9 @@ class IsaLayout:
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
     abort: AbortCall | None = None  # to be led elsewhere
     instructions: dict[str, int] = field(default_factory=dict)  # those a hook may stand for: their number for UC_HOOK_INSN
+    exceptions: Mapping[int, str] = field(default_factory=dict)  # what the library's exception numbers mean, for logs
+    interrupts: Mapping[int, str] = field(default_factory=dict)  # what interrupt numbers mean
+    interrupt_number: Callable[[Callable[[str], Field]], int] | None = None  # of the one just taken; None: not logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +131,8 @@ CORE: dict[Build, CoreLayout] = {
         cpu_icount_decr_ptr=304,
         cpu_halted=33176,
         cpu_exception_index=33184,
+        cpu_class=33200,
+        class_exec_interrupt=144,
     ),
 }
 

@@ -103,6 +103,7 @@ class Hmp:
     aliases: tuple[str, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict)  # "-d" to the boolean parameter it sets
     words: tuple[str, ...] = ()  # the parameters that the words stand for, in order
+    format: str = ""  # the parameter that /FMT behind the name sets; the last of the words is then an expression with spaces
     show: Callable[[Wire], str] = say_nothing
 
 

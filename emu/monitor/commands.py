@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from emu.monitor import block, control, hardware, migration, snapshots, text
+from emu.monitor import block, control, hardware, memory, migration, snapshots, text
 from emu.monitor.command import Command, CommandError, Context, Hmp, Kind, Parameter
 from migration.settings import LIMITS
 from migration.status import Status
@@ -44,11 +44,13 @@ def usage(command: Command) -> str:
     hmp = cast(Hmp, command.hmp)
     words = [command.parameter(name) for name in hmp.words]
     shown = [parameter.name if parameter.required or parameter.name == "uri" else f"[{parameter.name}]" for parameter in words]
-    return " ".join(["|".join((hmp.name, *hmp.aliases)), *(f"[{flag}]" for flag in hmp.flags), *shown])
+    names = "|".join(f"{name}[/FMT]" if hmp.format else name for name in (hmp.name, *hmp.aliases))
+    return " ".join([names, *(f"[{flag}]" for flag in hmp.flags), *shown])
 
 
 _URI = Parameter("uri", required=False)  # or channels; which one is there the command itself checks
 _CHANNELS = Parameter("channels", Kind.ARRAY, required=False)
+_FORMAT = Parameter("format", required=False)
 _SAVED_TAG = Parameter("tag", suggest=snapshots.snapshot_tags)
 _JOB = (Parameter("job-id"), Parameter("tag"))
 _VMSTATE = Parameter("vmstate", required=False)
@@ -93,6 +95,43 @@ COMMANDS: dict[str, Command] = {
         run=hardware.registers,
         qmp=False,
         hmp=Hmp(name="info registers", help="show the cpu registers", show=text.show_registers),
+    ),
+    "x": Command(
+        run=memory.examine,
+        parameters=(_FORMAT, Parameter("address")),
+        qmp=False,
+        hmp=Hmp(
+            name="x",
+            help="virtual memory dump starting at 'address': x/10i $pc",
+            format="format",
+            words=("address",),
+            show=str,
+        ),
+    ),
+    "xp": Command(
+        run=memory.examine_physical,
+        parameters=(_FORMAT, Parameter("address")),
+        qmp=False,
+        hmp=Hmp(
+            name="xp",
+            help="physical memory dump starting at 'address'",
+            format="format",
+            words=("address",),
+            show=str,
+        ),
+    ),
+    "print": Command(
+        run=memory.print_value,
+        parameters=(_FORMAT, Parameter("expression")),
+        qmp=False,
+        hmp=Hmp(
+            name="print",
+            aliases=("p",),
+            help="print expression value (use $reg for CPU register access)",
+            format="format",
+            words=("expression",),
+            show=str,
+        ),
     ),
     "info mtree": Command(
         run=hardware.memory_tree,

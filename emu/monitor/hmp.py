@@ -36,7 +36,7 @@ async def run_line(ctx: Context, line: str, *, progress: ShowProgress | None = N
     caller that cancels this coroutine leaves the migration to itself.
     """
     try:
-        return await _run(ctx, shlex.split(line), progress)
+        return await _run(ctx, _words(line), progress)
     except (EmuError, OSError) as exc:
         return f"Error: {_one_line(exc)}"
     except ValueError as exc:  # shlex: quotation marks that do not match
@@ -44,6 +44,13 @@ async def run_line(ctx: Context, line: str, *, progress: ShowProgress | None = N
     except Exception as exc:
         log.exception("monitor line %r", line)
         return f"Error: internal error: {type(exc).__name__}, the log has more"
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line, with the format of `x/4i` as one of its own."""
+    words = shlex.split(line)
+    name, slash, form = words[0].partition("/") if words else ("", "", "")
+    return [name, slash + form, *words[1:]] if slash and name in BY_NAME else words
 
 
 def _one_line(exc: Exception) -> str:
@@ -81,9 +88,13 @@ def _arguments(command: Command, words: Iterable[str]) -> dict[str, object]:
     for word in words:
         if word in hmp.flags:
             arguments[hmp.flags[word]] = True
+        elif hmp.format and word.startswith("/") and not arguments:
+            arguments[hmp.format] = word[1:]
         elif places:
             parameter = command.parameter(places.pop(0))
             arguments[parameter.name] = _value(parameter, word)
+        elif hmp.format:
+            arguments[hmp.words[-1]] = f"{arguments[hmp.words[-1]]} {word}"
         else:
             raise CommandError(f"extraneous characters at the end of line, usage: {usage(command)}")
     if any(command.parameter(name).required or name == "uri" for name in places):

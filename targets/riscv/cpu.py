@@ -24,6 +24,12 @@ ECALL = 8  # exception number of ECALL in every mode; QEMU's entry code makes it
 
 FCSR = 0x003
 
+# The names of the calling convention (RISC-V ABIs Specification, 1).
+_SAVED, _ARGUMENTS = [f"s{n}" for n in range(2, 12)], [f"a{n}" for n in range(8)]
+X_NAMES = ["zero", "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1", *_ARGUMENTS, *_SAVED, "t3", "t4", "t5", "t6"]
+F_NAMES = [f"f{name}" for name in ("t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7", "s0", "s1", *_ARGUMENTS, *_SAVED)]
+F_NAMES += ["ft8", "ft9", "ft10", "ft11"]
+
 _ReadTime = ctypes.CFUNCTYPE(ctypes.c_uint64)
 
 
@@ -159,10 +165,11 @@ class RiscvCpu:
 
     def registers(self) -> dict[str, int]:
         """Every register by its name, for people."""
-        named = {"pc": self.pc, "priv": self.priv}
-        named |= {f"x{n}": self.read(n) for n in range(32)}
+        named = {"pc": self.pc, "priv": int(self.priv)}
+        named |= {f"x{n}/{name}": self.read(n) for n, name in enumerate(X_NAMES)}
         named |= {name: self.read_csr(number) for name, number in self.width.csrs.items()}
-        return named | {"mip": self._mip.value}
+        named |= {"mip": self._mip.value, "fcsr": self.read_csr(FCSR)}
+        return named | {f"f{n}/{name}": field.value for (n, name), field in zip(enumerate(F_NAMES), self._f, strict=True)}
 
     def reset(self) -> None:
         """Back to the state after power-on."""

@@ -13,6 +13,7 @@ from emu.cli.options import (
     MAX_CONFIG_FILE,
     Endpoint,
     EndpointKind,
+    LogOptions,
     SessionOptions,
     add_arguments,
     merge_config,
@@ -49,6 +50,29 @@ def drive(text: str) -> DriveConfig:
 def test_memory_has_a_unit_and_is_mib_without(text: str, size: int) -> None:
     bytes_or_mib = machine("--memory", text).memory
     assert bytes_or_mib == size
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "channels"),
+    [
+        ("out.log", "out.log", ()),
+        ("int", None, ("int",)),
+        ("in_asm,exec", None, ("in_asm", "exec")),
+        ("out.log,int,exec", "out.log", ("int", "exec")),
+        ("a,,b,int", "a,b", ("int",)),
+        ("./int", "int", ()),
+    ],
+)
+def test_a_log_is_a_file_channels_or_both(text: str, path: str | None, channels: tuple[str, ...]) -> None:
+    log = parse_session(arguments("riscv64", "--log", text)).log
+
+    assert log == LogOptions(None if path is None else Path(path), channels)
+
+
+@pytest.mark.parametrize("text", ["", "int,", "out.log,cpu", "int,out.log"])
+def test_a_log_channel_that_does_not_exist_is_told_with_the_known_ones(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--log channel '.*' is unknown, known are in_asm, exec, int"):
+        parse_session(arguments("riscv64", "--log", text))
 
 
 def test_all_of_a_machine_can_be_given() -> None:

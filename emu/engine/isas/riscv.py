@@ -2,7 +2,39 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, Build, CodeWatchCalls, IsaLayout, Probe
+from collections.abc import Callable
+
+from emu.engine.layout import UNICORN_2_1_4_X86_64, Build, CodeWatchCalls, Field, IsaLayout, Probe
+
+EXCEPTIONS = {  # privileged spec, table 3.6; QEMU's numbers are those of the causes
+    0: "instruction address misaligned",
+    1: "instruction access fault",
+    2: "illegal instruction",
+    3: "breakpoint",
+    4: "load address misaligned",
+    5: "load access fault",
+    6: "store address misaligned",
+    7: "store access fault",
+    8: "environment call",  # from any mode
+    12: "instruction page fault",
+    13: "load page fault",
+    15: "store page fault",
+}
+INTERRUPTS = {
+    1: "supervisor software",
+    3: "machine software",
+    5: "supervisor timer",
+    7: "machine timer",
+    9: "supervisor external",
+    11: "machine external",
+}
+INTERRUPT_BITS = (1 << 31) - 1  # of mcause, without the bit that says interrupt
+PRIV_M = 3
+
+
+def _interrupt_number(field: Callable[[str], Field]) -> int:
+    return field("mcause" if field("priv").value == PRIV_M else "scause").value & INTERRUPT_BITS
+
 
 LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     (UNICORN_2_1_4_X86_64, "riscv32"): IsaLayout(
@@ -29,7 +61,12 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "priv": (424, 4),
             "mip": (444, 4),
             "mie": (456, 4),
+            "scause": (492, 4),
+            "mcause": (504, 4),
         },
+        exceptions=EXCEPTIONS,
+        interrupts=INTERRUPTS,
+        interrupt_number=_interrupt_number,
     ),
     (UNICORN_2_1_4_X86_64, "riscv64"): IsaLayout(
         arch=8,  # UC_ARCH_RISCV
@@ -74,6 +111,9 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "mtval": (752, 8),
             "mscratch": (976, 8),
         },
+        exceptions=EXCEPTIONS,
+        interrupts=INTERRUPTS,
+        interrupt_number=_interrupt_number,
     ),
 }
 

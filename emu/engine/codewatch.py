@@ -45,8 +45,8 @@ ALL_PAGES = bytes.fromhex(
 @cache
 def watch_code(suffix: str, calls: CodeWatchCalls) -> None:
     """Make the change for the ISA whose functions have this `suffix`; EngineError when the table is not of this library."""
-    fast = _address_of(f"tb_invalidate_phys_page_fast_{suffix}")
-    rearm = _address_of(f"tlb_reset_dirty_by_vaddr_{suffix}")
+    fast = address_of(f"tb_invalidate_phys_page_fast_{suffix}")
+    rearm = address_of(f"tlb_reset_dirty_by_vaddr_{suffix}")
     base = fast - calls.invalidate_fast
     if base % mmap.PAGESIZE or base + calls.rearm != rearm:
         raise EngineError(f"this library says it is {library_build()}, but its functions are somewhere else")
@@ -54,13 +54,13 @@ def watch_code(suffix: str, calls: CodeWatchCalls) -> None:
     rearm_slot = ctypes.c_uint64.from_address(base + calls.rearm_slot)
     if (fast_slot.value, rearm_slot.value) != (fast, rearm):
         raise EngineError(f"this library says it is {library_build()}, but it calls its functions by other slots")
-    whole_page = WHOLE_PAGE + _jump(_address_of(f"tb_invalidate_phys_page_range_{suffix}"))
-    code = _executable(whole_page + ALL_PAGES + _jump(rearm))
+    whole_page = WHOLE_PAGE + _jump(address_of(f"tb_invalidate_phys_page_range_{suffix}"))
+    code = executable(whole_page + ALL_PAGES + _jump(rearm))
     fast_slot.value = code
     rearm_slot.value = code + len(whole_page)
 
 
-def _executable(code: bytes) -> int:
+def executable(code: bytes) -> int:
     """The address of `code` as long as the process lives: a daemon thread may run it after Python has cleaned up."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
@@ -73,7 +73,8 @@ def _executable(code: bytes) -> int:
     return int(address)
 
 
-def _address_of(symbol: str) -> int:
+def address_of(symbol: str) -> int:
+    """Where the library's function `symbol` is; EngineError when there is none."""
     try:
         function = quick_library()[symbol]
     except AttributeError as exc:

@@ -20,7 +20,9 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from emu.engine.abort import ABORTED, catch_aborts
 from emu.engine.codewatch import watch_code
+from emu.engine.guard import Guard
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
 from emu.engine.isas import layout_of
 from emu.engine.library import library_build, quick_library, slow_library
@@ -34,7 +36,10 @@ CType: TypeAlias = "type[ctypes._SimpleCData[Any]] | type[CFuncPtr]"  # what a C
 UC_HOOK_INTR = 1
 UC_HOOK_MEM_WRITE_UNMAPPED = 32
 UC_PROT_ALL = 7
-UC_CTL_USE_EXITS = 4 | 1 << 26 | 1 << 30  # UC_CTL_WRITE(UC_CTL_UC_USE_EXITS, 1)
+UC_CTL_WRITE_ONE = 1 << 26 | 1 << 30  # UC_CTL_WRITE(..., 1)
+UC_CTL_USE_EXITS = 4 | UC_CTL_WRITE_ONE
+UC_CTL_CPU_MODEL = 7 | UC_CTL_WRITE_ONE
+CPU_INTERRUPT_HARD = 2  # QEMU's bit for the CPU's interrupt line
 ONLY_CPU = -1  # qemu_get_cpu's index of the one CPU Unicorn has
 
 UC_ERR_EXCEPTION = 21
@@ -77,10 +82,14 @@ class Engine:
         self._held_requests = 0  # interrupt requests raised within a counted slice, for the next one
 
         watch_code(self._layout.suffix, self._layout.code_watch)
+        if self._layout.abort is not None:
+            catch_aborts(self._layout.suffix, self._layout.abort, core.cpu_exception_index)
         handle = ctypes.c_void_p()
         self._check(quick_library().uc_open(self._layout.arch, self._layout.mode, ctypes.byref(handle)), "open a CPU")
         self._uc = _address(handle.value)
         self._bind_calls()
+        if self._layout.model is not None:
+            self._check(self._ctl(self._uc, UC_CTL_CPU_MODEL, self._layout.model), "choose a CPU model")
         self._register = ctypes.c_uint64()
         # Any register access makes the library build its CPU; only from then on is there a state to point into.
         self._check(self._reg_read(self._uc, 1, ctypes.addressof(self._register)), "build a CPU")
@@ -90,6 +99,9 @@ class Engine:
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self._layout.env_in_cpu)
+        if self._layout.left_unreset:
+            reset = self._pointer_at(self._pointer_at(self.cpu + core.cpu_class))
+            ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(reset)(self.cpu)
         self._pc = self.field("pc")
         self._halted = ctypes.c_uint32.from_address(self.cpu + core.cpu_halted)
         self._requests = ctypes.c_uint32.from_address(self.cpu + core.cpu_interrupt_request)
@@ -102,6 +114,7 @@ class Engine:
         self._no_exit_request.value = 1
         if not self._layout.stop_interrupt:
             ctypes.c_void_p.from_address(self._uc + core.uc_stop_interrupt).value = None
+        self._guard = Guard(core, self._uc)
         self._store_trap = StoreTrap(core, self._uc, self.cpu, self.env, self._layout.env_size, self.flush_tlb)
 
     def close(self) -> None:
@@ -153,8 +166,9 @@ class Engine:
         def on_interrupt(_uc: int, number: int, _data: int) -> None:
             if trap.address is not None:
                 return  # of an instruction behind the one that is to fault
-            pc.value -= advance
             try:
+                self._check_not_aborted(number)
+                pc.value -= advance
                 handler(number)
             except BaseException as exc:
                 self._fail(exc)
@@ -241,6 +255,15 @@ class Engine:
         else:
             self._icount_high.value = -1
 
+    def set_interrupt(self, level: bool) -> None:
+        """Drive the CPU's interrupt line, for ISAs that have just one; the guest's own mask decides. Allowed in callbacks."""
+        if level:
+            self._requests.value |= CPU_INTERRUPT_HARD
+            self.kick()
+        else:
+            self._requests.value &= ~CPU_INTERRUPT_HARD
+            self._held_requests &= ~CPU_INTERRUPT_HARD
+
     # State
 
     @property
@@ -289,6 +312,20 @@ class Engine:
         except AttributeError as exc:
             raise EngineError(f"libunicorn has no function {symbol}") from exc
 
+    def deliver(self, number: int, entry: Callable[..., int]) -> bool:
+        """Have `entry`, QEMU's entry code of the ISA, enter exception `number`: its CPUState method `do_interrupt`.
+
+        False when memory that the entry needs cannot be accessed; the state is then as far as it came. In an exception handler
+        or between slices.
+        """
+        self._exception_index.value = number
+        done = self._guard.call(entry, self.cpu)
+        self._exception_index.value = -1
+        if self._store_trap.address is not None:
+            self._store_trap.undo()
+            return False
+        return done
+
     # Translations
 
     def invalidate_code(self, start: int, size: int) -> None:
@@ -330,6 +367,10 @@ class Engine:
         else:
             reason = f"Unicorn error {error}"
         raise EngineError(f"CPU cannot go on at pc {self._pc.value:#x}: {reason}")
+
+    def _check_not_aborted(self, number: int) -> None:
+        if number == ABORTED:
+            raise EngineError(f"CPU cannot go on near pc {self._pc.value:#x}: the library has no answer to what the guest did")
 
     def _hook(self, kind: int, callback: CFuncPtr, begin: int, end: int) -> None:
         self._callbacks.append(callback)
@@ -374,7 +415,7 @@ class Engine:
             raise EngineError(f"Unicorn cannot {what}: uc_err {error}")
 
 
-_FIELD_TYPES = {4: ctypes.c_uint32, 8: ctypes.c_uint64}
+_FIELD_TYPES = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
 
 
 def _address(pointer: int | None) -> int:

@@ -39,12 +39,15 @@ class CoreLayout:
     uc_emu_count: int  # size_t: the slice ends when emu_counter exceeds it
     uc_invalid_addr: int  # uint64_t: physical address of the access that ended the slice
     uc_no_exit_request: int  # bool: translate no exit check inside a block
+    uc_jmp_bufs: int  # sigjmp_buf[]: where an exception goes, for each level of uc_emu_start
+    uc_nested_level: int  # int: how many of them are set
     # CPUState
     cpu_interrupt_request: int  # uint32_t
     cpu_env_ptr: int  # CPUArchState *
     cpu_icount_decr_ptr: int  # union { uint32_t u32; struct { uint16_t low, high; } u16; } *
     cpu_halted: int  # uint32_t
     cpu_exception_index: int  # int32_t, -1 when there is none
+    cpu_class: int  # CPUClass *, whose first field is the function `reset`
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,14 @@ class CodeWatchCalls:
     invalidate_fast_slot: int
     rearm: int  # tlb_reset_dirty_by_vaddr
     rearm_slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class AbortCall:
+    """Where in the library file `cpu_abort` and the global offset table's slot for it are (`abort`)."""
+
+    function: int
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,9 @@ class IsaLayout:
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
+    model: int | None = None  # its enum uc_cpu_...; None: the library's choice
+    abort: AbortCall | None = None  # None: the library's own, which ends the process
+    left_unreset: bool = False  # the library builds this CPU without resetting it
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +113,14 @@ CORE: dict[Build, CoreLayout] = {
         uc_emu_count=1376,
         uc_invalid_addr=1416,
         uc_no_exit_request=2034,
+        uc_jmp_bufs=2040,
+        uc_nested_level=14840,
         cpu_interrupt_request=28,
         cpu_env_ptr=296,
         cpu_icount_decr_ptr=304,
         cpu_halted=33176,
         cpu_exception_index=33184,
+        cpu_class=33200,
     ),
 }
 

@@ -8,7 +8,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from emu.engine.isas import LAYOUTS, PROBES
-from emu.engine.layout import Build, CodeWatchCalls, IsaLayout
+from emu.engine.layout import AbortCall, Build, CodeWatchCalls, IsaLayout
 from emu.engine.library import library_build, library_path
 from emu.engine.selftest import self_test
 
@@ -37,6 +37,15 @@ def test_code_watch_calls_are_where_the_library_file_has_them(row: tuple[Build, 
         rearm=functions[rearm],
         rearm_slot=slots[rearm],
     )
+
+
+@pytest.mark.parametrize(("row", "layout"), LAYOUTS.items(), ids=lambda value: value[1] if isinstance(value, tuple) else "")
+def test_the_call_that_ends_the_process_is_where_the_library_file_has_it(row: tuple[Build, str], layout: IsaLayout) -> None:
+    assert row[0] == library_build()
+    functions, slots = functions_and_slots()
+    name = f"cpu_abort_{layout.suffix}"
+
+    assert layout.abort == AbortCall(function=functions[name], slot=slots[name])
 
 
 @pytest.mark.parametrize("isa", sorted({isa for _build, isa in LAYOUTS}))

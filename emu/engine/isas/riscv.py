@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, Build, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
 
 LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     (UNICORN_2_1_4_X86_64, "riscv64"): IsaLayout(
@@ -47,6 +47,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "mtval": (752, 8),
             "mscratch": (976, 8),
         },
+        abort=AbortCall(function=0x3C199C, slot=0x14C9D58),
     ),
 }
 

@@ -1,0 +1,34 @@
+"""Has a guest that the library gives up on be an exception.
+
+QEMU ends its process by `cpu_abort` where a guest does what its code has no answer for: a trap while traps are off, a control
+register that does not exist. Here that call is led to four instructions that leave the slice with an exception of our own.
+As in `codewatch` it is a slot of the global offset table that changes, once for each ISA.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+from emu.engine.codewatch import address_of, executable
+from emu.engine.layout import AbortCall
+from emu.engine.library import library_build
+from emu.errors import EngineError
+
+ABORTED = 0xFFFF  # exception number; the last one that is not QEMU's own (EXCP_INTERRUPT)
+
+
+@cache
+def catch_aborts(suffix: str, call: AbortCall, exception_index: int) -> None:
+    """Make the change for the ISA whose functions have this `suffix`; EngineError when the table is not of this library.
+
+    `exception_index` is the offset of that field in CPUState.
+    """
+    abort = address_of(f"cpu_abort_{suffix}")
+    entry = ctypes.c_uint64.from_address(abort - call.function + call.slot)
+    if entry.value != abort:
+        raise EngineError(f"this library says it is {library_build()}, but it calls cpu_abort by another slot")
+    leave = address_of(f"cpu_loop_exit_{suffix}")
+    store = b"\xc7\x87" + exception_index.to_bytes(4, "little") + ABORTED.to_bytes(4, "little")
+    jump = b"\x48\xb8" + leave.to_bytes(8, "little") + b"\xff\xe0"
+    entry.value = executable(store + jump)  # mov dword [rdi + index], ABORTED; movabs rax, cpu_loop_exit; jmp rax

@@ -38,13 +38,16 @@ class BundledImage:
         return (files(__name__) / self.resource).read_bytes()
 
 
+TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"
+
 BUNDLED: dict[str, BundledImage] = {
     "riscv64-tiny": BundledImage(
         target="riscv64",
         resource="riscv64-tiny.elf",
         memory_mib=64,
-        description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
+        description=TINY,
     ),
+    "m68k-tiny": BundledImage(target="m68k", resource="m68k-tiny.elf", memory_mib=64, description=TINY),
 }
 
 

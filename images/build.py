@@ -30,6 +30,7 @@ class Isa:
     package: str  # Debian's, named when the compiler is missing
     link_address: int
     flags: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
 
 
 ISAS: dict[str, Isa] = {
@@ -39,6 +40,14 @@ ISAS: dict[str, Isa] = {
         package="gcc-riscv64-linux-gnu",
         link_address=0x8020_0000,  # where Linux's Image goes too
         flags=("-march=rv64imac_zicsr", "-mabi=lp64", "-mcmodel=medany", "-Wl,--no-relax"),
+    ),
+    "m68k": Isa(
+        folders=("m68k", "goldfish"),
+        compiler="m68k-linux-gnu-gcc",
+        package="gcc-m68k-linux-gnu",
+        link_address=0x1000,
+        flags=("-mcpu=68040",),
+        libraries=("-lgcc",),  # 64-bit division
     ),
 }
 
@@ -87,7 +96,7 @@ def compile_image(name: str) -> bytes:
             f"-ffile-prefix-map={SOURCES}=.",
             f"-Wl,--defsym=LINK_ADDRESS={isa.link_address}",
         ]
-        command += [*sources, "-o", str(output)]
+        command += [*sources, *isa.libraries, "-o", str(output)]
         done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=BUILD_LIMIT, check=False)
         if done.returncode:
             raise ConfigError(f"{isa.compiler} ended with {done.returncode} on images/tiny for {name}:\n{done.stderr.rstrip()}")

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 from emu.board import Board, Wiring
 from emu.errors import ConfigError
+from targets.m68k.board import m68k_board
 from targets.riscv64.board import VirtBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
     "riscv64": VirtBoard,
+    "m68k": m68k_board,
 }
 
 

@@ -49,7 +49,7 @@ def test_missing_compiler_names_the_debian_package(monkeypatch: pytest.MonkeyPat
 def test_unknown_isa_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["vax"])
 
-    assert (code, capsys.readouterr().err) == (1, "images.build: no ISA vax; known are riscv64\n")
+    assert (code, capsys.readouterr().err) == (1, f"images.build: no ISA vax; known are {', '.join(ISAS)}\n")
 
 
 def test_changed_image_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_code_and_data_never_share_a_page(name: str) -> None:
 
 
 def test_unknown_bundled_image_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no bundled image vax-tiny; known are riscv64-tiny"):
+    with pytest.raises(ConfigError, match=r"no bundled image vax-tiny; known are .*riscv64-tiny"):
         bundled("vax-tiny")
 
 

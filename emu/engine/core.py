@@ -24,6 +24,7 @@ from emu.engine.codewatch import watch_code
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
 from emu.engine.isas import layout_of
 from emu.engine.library import library_build, quick_library, slow_library
+from emu.engine.translation import repair_translator
 from emu.errors import EngineError
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Engine:
         self._held_requests = 0  # interrupt requests raised within a counted slice, for the next one
 
         watch_code(self._layout.suffix, self._layout.code_watch)
+        if self._layout.translator_loop is not None:
+            repair_translator(self._layout.suffix, self._layout.translator_loop)
         handle = ctypes.c_void_p()
         self._check(quick_library().uc_open(self._layout.arch, self._layout.mode, ctypes.byref(handle)), "open a CPU")
         self._uc = _address(handle.value)

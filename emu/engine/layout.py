@@ -58,6 +58,14 @@ class CodeWatchCalls:
 
 
 @dataclass(frozen=True, slots=True)
+class TranslatorLoop:
+    """Where in the library file translator_loop is, and the global offset table's slot for it (`translation`)."""
+
+    function: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class IsaLayout:
     """What is particular to one ISA of a build."""
 
@@ -72,6 +80,7 @@ class IsaLayout:
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
+    translator_loop: TranslatorLoop | None = None  # where the translator needs repair
 
 
 @dataclass(frozen=True, slots=True)

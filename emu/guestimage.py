@@ -35,8 +35,11 @@ def load_raw(memory: GuestMemory, data: bytes, address: int, what: str) -> Loade
     return Loaded(address, address + len(data), address)
 
 
-def load_elf(memory: GuestMemory, path: Path, *, machine: str) -> Loaded:
-    """Put the PT_LOAD segments of an ELF file at their physical addresses; `machine` is its e_machine, such as EM_RISCV."""
+def load_elf(memory: GuestMemory, path: Path, *, machine: str, bits: int = -1) -> Loaded:
+    """Put the PT_LOAD segments of an ELF file at their physical addresses; `machine` is its e_machine, such as EM_RISCV.
+
+    `bits` are those of an address that count, where a kernel's file has others (MIPS: kseg0); `entry` is as the file has it.
+    """
     # Imported here: 20 ms that a start from a raw kernel or a snapshot does not have to wait for.
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
@@ -48,7 +51,7 @@ def load_elf(memory: GuestMemory, path: Path, *, machine: str) -> Loaded:
                 raise ConfigError(f"kernel {path} is for {elf['e_machine']}, this machine needs {machine}")
             start, end = 1 << 64, 0
             for segment in elf.iter_segments("PT_LOAD"):
-                address, size = segment["p_paddr"], segment["p_memsz"]
+                address, size = segment["p_paddr"] & bits, segment["p_memsz"]
                 check_fits(memory, address, size, f"kernel {path}")
                 memory.write(address, segment.data().ljust(size, b"\0"))
                 start, end = min(start, address), max(end, address + size)

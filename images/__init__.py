@@ -41,13 +41,13 @@ class BundledImage:
 TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"
 
 BUNDLED: dict[str, BundledImage] = {
-    "riscv64-tiny": BundledImage(
-        target="riscv64",
-        resource="riscv64-tiny.elf",
+    f"{target}-tiny": BundledImage(
+        target=target,
+        resource=f"{target}-tiny.elf",
         memory_mib=64,
         description=TINY,
-    ),
-    "m68k-tiny": BundledImage(target="m68k", resource="m68k-tiny.elf", memory_mib=64, description=TINY),
+    )
+    for target in ("m68k", "mips", "mips64", "mips64el", "mipsel", "riscv64")
 }
 
 

@@ -30,10 +30,32 @@ class Isa:
     package: str  # Debian's, named when the compiler is missing
     link_address: int
     flags: tuple[str, ...]
-    libraries: tuple[str, ...] = ()
+
+
+MIPS_FLAGS = ("-mno-abicalls", "-G0", "-msoft-float", "-mno-mips16", "-mno-dsp")
+
+
+def _mips(name: str, abi: str) -> Isa:
+    """MIPS release 2, 32 or 64 bits, either byte order."""
+    wide = "64" in name
+    return Isa(
+        folders=("mips", "goldfish") if wide else ("mips", "goldfish", "div64"),
+        compiler=f"{name}-linux-{abi}-gcc",
+        package=f"gcc-{name}-linux-{abi}",
+        link_address=0x10_0000,
+        flags=(
+            *MIPS_FLAGS,
+            *(("-march=mips64r2", "-mabi=64") if wide else ("-march=mips32r2", "-mabi=32")),
+            f'-DARCH_NAME="{name}"',
+        ),
+    )
 
 
 ISAS: dict[str, Isa] = {
+    "mips": _mips("mips", "gnu"),
+    "mips64": _mips("mips64", "gnuabi64"),
+    "mips64el": _mips("mips64el", "gnuabi64"),
+    "mipsel": _mips("mipsel", "gnu"),
     "riscv64": Isa(
         folders=("riscv64",),
         compiler="riscv64-linux-gnu-gcc",
@@ -42,12 +64,11 @@ ISAS: dict[str, Isa] = {
         flags=("-march=rv64imac_zicsr", "-mabi=lp64", "-mcmodel=medany", "-Wl,--no-relax"),
     ),
     "m68k": Isa(
-        folders=("m68k", "goldfish"),
+        folders=("m68k", "goldfish", "div64"),
         compiler="m68k-linux-gnu-gcc",
         package="gcc-m68k-linux-gnu",
         link_address=0x1000,
         flags=("-mcpu=68040",),
-        libraries=("-lgcc",),  # 64-bit division
     ),
 }
 
@@ -96,7 +117,7 @@ def compile_image(name: str) -> bytes:
             f"-ffile-prefix-map={SOURCES}=.",
             f"-Wl,--defsym=LINK_ADDRESS={isa.link_address}",
         ]
-        command += [*sources, *isa.libraries, "-o", str(output)]
+        command += [*sources, "-o", str(output)]
         done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=BUILD_LIMIT, check=False)
         if done.returncode:
             raise ConfigError(f"{isa.compiler} ended with {done.returncode} on images/tiny for {name}:\n{done.stderr.rstrip()}")

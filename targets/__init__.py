@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from emu.board import Board, Wiring
 from emu.errors import ConfigError
 from targets.m68k.board import m68k_board
+from targets.mips.board import MipsBoard
 from targets.riscv64.board import VirtBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
+    "mips": partial(MipsBoard, isa="mips"),
+    "mips64": partial(MipsBoard, isa="mips64"),
+    "mips64el": partial(MipsBoard, isa="mips64el"),
+    "mipsel": partial(MipsBoard, isa="mipsel"),
     "riscv64": VirtBoard,
     "m68k": m68k_board,
 }

@@ -88,7 +88,6 @@ class BaseBoard:
         self.devices: list[BoardDevice] = []
         self._wiring = wiring
         self._big_endian = big_endian
-        self._big_endian = big_endian
         self._workers = ThreadPoolExecutor(BLOCK_WORKERS, thread_name_prefix="block")
         self._blks: list[VirtioBlk] = []
 

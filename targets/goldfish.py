@@ -44,6 +44,12 @@ class Places:
     syscon: int
     virtio: int  # all slots
     machine: str  # e_machine of the ELF files it runs
+    kernel_bits: int = -1  # those of an address in such a file that are physical
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """Where all but RAM is."""
+        return self.pic, self.timer, self.uart, self.syscon, self.virtio
 
 
 class GoldfishCpu(BoardCpu, Protocol):
@@ -70,6 +76,9 @@ class GoldfishBoard(BaseBoard):
         big_endian: bool,
     ) -> None:
         config = wiring.config
+        limit = min(address for address in places.devices if address > places.ram) - places.ram
+        if config.memory > limit:
+            raise ConfigError(f"memory is {config.memory >> 20} MiB, target {config.target} takes {limit >> 20} MiB at most")
         super().__init__(wiring, isa=isa, ram={"ram": (places.ram, config.memory)}, big_endian=big_endian)
         if config.bios is not None:
             raise ConfigError(f"target {config.target} runs no firmware: --bios is not for it")
@@ -102,7 +111,7 @@ class GoldfishBoard(BaseBoard):
             raise ConfigError("no kernel was given: use --kernel FILE or the name of a bundled guest")
         if config.initrd is not None:
             raise ConfigError(f"target {config.target} starts ELF files without an initrd")
-        loaded = load_elf(self.memory, config.kernel, machine=places.machine)
+        loaded = load_elf(self.memory, config.kernel, machine=places.machine, bits=places.kernel_bits)
         tree = device_tree(places, config.memory, config.append)
         address = (places.ram + config.memory - len(tree)) // PAGE * PAGE
         if address < loaded.end:

@@ -1,7 +1,7 @@
 """Has a guest that the library gives up on be an exception.
 
 QEMU ends its process by `cpu_abort` where a guest does what its code has no answer for: a trap while traps are off, a control
-register that does not exist. Here that call is led to four instructions that leave the slice with an exception of our own.
+register that does not exist. Here that call is led to three instructions that leave the slice with an exception of our own.
 As in `codewatch` it is a slot of the global offset table that changes, once for each ISA.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 
-from emu.engine.codewatch import address_of, executable
 from emu.engine.layout import AbortCall
 from emu.engine.library import library_build
+from emu.engine.stubs import address_of, executable, jump_to
 from emu.errors import EngineError
 
 ABORTED = 0xFFFF  # exception number; the last one that is not QEMU's own (EXCP_INTERRUPT)
@@ -28,7 +28,7 @@ def catch_aborts(suffix: str, call: AbortCall, exception_index: int) -> None:
     entry = ctypes.c_uint64.from_address(abort - call.function + call.slot)
     if entry.value != abort:
         raise EngineError(f"this library says it is {library_build()}, but it calls cpu_abort by another slot")
-    leave = address_of(f"cpu_loop_exit_{suffix}")
-    store = b"\xc7\x87" + exception_index.to_bytes(4, "little") + ABORTED.to_bytes(4, "little")
-    jump = b"\x48\xb8" + leave.to_bytes(8, "little") + b"\xff\xe0"
-    entry.value = executable(store + jump)  # mov dword [rdi + index], ABORTED; movabs rax, cpu_loop_exit; jmp rax
+    store = (
+        b"\xc7\x87" + exception_index.to_bytes(4, "little") + ABORTED.to_bytes(4, "little")
+    )  # mov dword [rdi + index], ABORTED
+    entry.value = executable(store + jump_to(address_of(f"cpu_loop_exit_{suffix}")))

@@ -20,16 +20,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 from functools import cache
 
 from emu.engine.layout import CodeWatchCalls
-from emu.engine.library import library_build, quick_library
+from emu.engine.library import library_build
+from emu.engine.stubs import address_of, executable, jump_to
 from emu.errors import EngineError
-
-MAP_FAILED = (1 << 64) - 1
-JUMP = bytes.fromhex("48b8 0000000000000000 ffe0")  # movabs rax, target; jmp rax
-TARGET = slice(2, 10)
 
 WHOLE_PAGE = bytes.fromhex(
     "4889d6"  # mov rsi, rdx            (uc, pages, start, len, retaddr) ->
@@ -54,35 +50,7 @@ def watch_code(suffix: str, calls: CodeWatchCalls) -> None:
     rearm_slot = ctypes.c_uint64.from_address(base + calls.rearm_slot)
     if (fast_slot.value, rearm_slot.value) != (fast, rearm):
         raise EngineError(f"this library says it is {library_build()}, but it calls its functions by other slots")
-    whole_page = WHOLE_PAGE + _jump(address_of(f"tb_invalidate_phys_page_range_{suffix}"))
-    code = executable(whole_page + ALL_PAGES + _jump(rearm))
+    whole_page = WHOLE_PAGE + jump_to(address_of(f"tb_invalidate_phys_page_range_{suffix}"))
+    code = executable(whole_page + ALL_PAGES + jump_to(rearm))
     fast_slot.value = code
     rearm_slot.value = code + len(whole_page)
-
-
-def executable(code: bytes) -> int:
-    """The address of `code` as long as the process lives: a daemon thread may run it after Python has cleaned up."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
-    protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-    address = libc.mmap(None, mmap.PAGESIZE, protection, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    if address in (None, MAP_FAILED):
-        raise EngineError(f"this host gives no memory to execute from: {os.strerror(ctypes.get_errno())}")
-    ctypes.memmove(address, code, len(code))
-    return int(address)
-
-
-def address_of(symbol: str) -> int:
-    """Where the library's function `symbol` is; EngineError when there is none."""
-    try:
-        function = quick_library()[symbol]
-    except AttributeError as exc:
-        raise EngineError(f"libunicorn has no function {symbol}") from exc
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
-
-
-def _jump(target: int) -> bytes:
-    jump = bytearray(JUMP)
-    jump[TARGET] = target.to_bytes(8, "little")
-    return bytes(jump)

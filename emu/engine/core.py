@@ -26,6 +26,7 @@ from emu.engine.guard import Guard
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
 from emu.engine.isas import layout_of
 from emu.engine.library import library_build, quick_library, slow_library
+from emu.engine.translation import repair_translator
 from emu.errors import EngineError
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ CPU_INTERRUPT_HARD = 2  # QEMU's bit for the CPU's interrupt line
 ONLY_CPU = -1  # qemu_get_cpu's index of the one CPU Unicorn has
 
 UC_ERR_EXCEPTION = 21
+CPU_INTERRUPT_HARD = 2
 
 _MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 _MmioWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
+_StopInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
 _Interrupt = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 _Unmapped = ctypes.CFUNCTYPE(
     ctypes.c_bool, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
@@ -84,6 +87,8 @@ class Engine:
         watch_code(self._layout.suffix, self._layout.code_watch)
         if self._layout.abort is not None:
             catch_aborts(self._layout.suffix, self._layout.abort, core.cpu_exception_index)
+        if self._layout.translator_loop is not None:
+            repair_translator(self._layout.suffix, self._layout.translator_loop)
         handle = ctypes.c_void_p()
         self._check(quick_library().uc_open(self._layout.arch, self._layout.mode, ctypes.byref(handle)), "open a CPU")
         self._uc = _address(handle.value)
@@ -115,6 +120,9 @@ class Engine:
         if not self._layout.stop_interrupt:
             ctypes.c_void_p.from_address(self._uc + core.uc_stop_interrupt).value = None
         self._guard = Guard(core, self._uc)
+        self._exception_pc = 0
+        if self._layout.pc_advance is None:
+            self._keep_exception_pc(core.uc_stop_interrupt)
         self._store_trap = StoreTrap(core, self._uc, self.cpu, self.env, self._layout.env_size, self.flush_tlb)
 
     def close(self) -> None:
@@ -168,13 +176,25 @@ class Engine:
                 return  # of an instruction behind the one that is to fault
             try:
                 self._check_not_aborted(number)
-                pc.value -= advance
+                pc.value = self._exception_pc if advance is None else pc.value - advance
                 handler(number)
             except BaseException as exc:
                 self._fail(exc)
 
         self._exception_handler = handler
         self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt), 1, 0)  # begin > end: anywhere
+
+    def _keep_exception_pc(self, stop_interrupt: int) -> None:
+        """Note the pc of an exception where it is last known: when the library asks whether it ends the slice."""
+        pc = self._pc
+
+        def on_question(_uc: int, _number: int) -> bool:
+            self._exception_pc = pc.value
+            return False
+
+        callback = _StopInterrupt(on_question)
+        self._callbacks.append(callback)
+        ctypes.c_void_p.from_address(self._uc + stop_interrupt).value = ctypes.cast(callback, ctypes.c_void_p).value
 
     def on_unmapped(self, handler: Callable[[Access, int], int]) -> None:
         """Make an access to a physical address where nothing is mapped an exception of the guest's, as on a real bus.
@@ -263,6 +283,10 @@ class Engine:
         else:
             self._requests.value &= ~CPU_INTERRUPT_HARD
             self._held_requests &= ~CPU_INTERRUPT_HARD
+
+    def request_interrupt(self) -> None:
+        """Have the CPU look at its interrupts at block heads: QEMU's CPU_INTERRUPT_HARD, which stays until the ISA drops it."""
+        self._requests.value |= CPU_INTERRUPT_HARD
 
     # State
 

@@ -11,8 +11,8 @@ import ctypes
 from collections.abc import Callable
 from functools import cache
 
-from emu.engine.codewatch import executable
 from emu.engine.layout import CoreLayout
+from emu.engine.stubs import executable
 
 SIZEOF_JMP_BUF = 200  # glibc, x86-64
 

@@ -69,22 +69,31 @@ class AbortCall:
 
 
 @dataclass(frozen=True, slots=True)
+class TranslatorLoop:
+    """Where in the library file translator_loop is, and the global offset table's slot for it (`translation`)."""
+
+    function: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class IsaLayout:
     """What is particular to one ISA of a build."""
 
     arch: int  # enum uc_arch
     mode: int  # enum uc_mode
+    model: int | None  # its enum uc_cpu_...; None: the library's choice
     suffix: str  # of the library's internal functions
     constants: str  # the package's module of register ids, and the prefix of the names in it
-    pc_advance: int  # bytes Unicorn adds to the pc before it calls the exception hook
+    pc_advance: int | None  # bytes Unicorn adds to the pc before it calls the exception hook; None: it loses the pc
     stop_interrupt: bool  # False: no exception ends a slice, the guest gets them all
     code_watch: CodeWatchCalls
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
-    model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     abort: AbortCall | None = None  # None: the library's own, which ends the process
     left_unreset: bool = False  # the library builds this CPU without resetting it
+    translator_loop: TranslatorLoop | None = None  # where the translator needs repair
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["fly"], "invalid choice: 'fly'"),
         (["ls", "--wat"], "unrecognized arguments: --wat"),
         (["run"], "no guest is named"),
-        (["run", "vax"], "target 'vax' is unknown, must be one of riscv64"),
+        (["run", "vax"], "target 'vax' is unknown, must be one of "),
         (["run", "riscv64", "--kernel", "/none"], "kernel /none: No such file or directory"),
         (["run", "riscv64-tiny", "--drive", "/none"], "/none"),
         (["run", "riscv64-tiny", "--log", "/none/log"], "--log /none/log: No such file or directory"),
@@ -136,7 +136,7 @@ def test_the_bundled_guests_are_listed(capsys: pytest.CaptureFixture[str]) -> No
     main(["images", "--json"])
     listed = json.loads(capsys.readouterr().out)
 
-    assert "riscv64-tiny  riscv64  64 MiB" in table
+    assert ["riscv64-tiny", "riscv64", "64", "MiB"] in [line.split()[:4] for line in table.splitlines()]
     assert listed["bundled"]["riscv64-tiny"]["memory"] == 64 << 20
 
 

@@ -8,6 +8,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     (UNICORN_2_1_4_X86_64, "riscv64"): IsaLayout(
         arch=8,  # UC_ARCH_RISCV
         mode=8,  # UC_MODE_RISCV64
+        model=None,
         suffix="riscv64",
         constants="riscv",
         pc_advance=4,

@@ -1,0 +1,1 @@
+"""MIPS, 32 and 64 bits, both byte orders."""

@@ -70,6 +70,13 @@ ISAS: dict[str, Isa] = {
         link_address=0x1000,
         flags=("-mcpu=68040",),
     ),
+    "sparc": Isa(
+        folders=("sparc", "goldfish", "div64", "bswap"),
+        compiler="sparc64-linux-gnu-gcc",
+        package="gcc-sparc64-linux-gnu",
+        link_address=0x4000_1000,
+        flags=("-m32", "-mcpu=leon3", "-mflat"),
+    ),
 }
 
 FLAGS = (

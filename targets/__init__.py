@@ -10,14 +10,16 @@ from emu.errors import ConfigError
 from targets.m68k.board import m68k_board
 from targets.mips.board import MipsBoard
 from targets.riscv64.board import VirtBoard
+from targets.sparc.board import sparc_board
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
+    "m68k": m68k_board,
     "mips": partial(MipsBoard, isa="mips"),
     "mips64": partial(MipsBoard, isa="mips64"),
     "mips64el": partial(MipsBoard, isa="mips64el"),
     "mipsel": partial(MipsBoard, isa="mipsel"),
     "riscv64": VirtBoard,
-    "m68k": m68k_board,
+    "sparc": sparc_board,
 }
 
 

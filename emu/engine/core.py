@@ -97,7 +97,7 @@ class Engine:
             self._check(self._ctl(self._uc, UC_CTL_CPU_MODEL, self._layout.model), "choose a CPU model")
         self._register = ctypes.c_uint64()
         # Any register access makes the library build its CPU; only from then on is there a state to point into.
-        self._check(self._reg_read(self._uc, 1, ctypes.addressof(self._register)), "build a CPU")
+        self._check(self._reg_read(self._uc, self._layout.any_register, ctypes.addressof(self._register)), "build a CPU")
         self._check(self._ctl(self._uc, UC_CTL_USE_EXITS, 1), "do without an end address")
 
         self.cpu = self._get_cpu(self._uc, ONLY_CPU)
@@ -121,6 +121,9 @@ class Engine:
             ctypes.c_void_p.from_address(self._uc + core.uc_stop_interrupt).value = None
         self._guard = Guard(core, self._uc)
         self._exception_pc = 0
+        self._npc = self.field("npc") if "npc" in self._layout.env else None  # SPARC: the pc behind the pc
+        self._first_npc: int | None = None
+        self._exception_npc = 0
         if self._layout.pc_advance is None:
             self._keep_exception_pc(core.uc_stop_interrupt)
         self._store_trap = StoreTrap(core, self._uc, self.cpu, self.env, self._layout.env_size, self.flush_tlb)
@@ -177,6 +180,8 @@ class Engine:
             try:
                 self._check_not_aborted(number)
                 pc.value = self._exception_pc if advance is None else pc.value - advance
+                if self._npc is not None:
+                    self._npc.value = self._exception_npc
                 handler(number)
             except BaseException as exc:
                 self._fail(exc)
@@ -185,11 +190,20 @@ class Engine:
         self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt), 1, 0)  # begin > end: anywhere
 
     def _keep_exception_pc(self, stop_interrupt: int) -> None:
-        """Note the pc of an exception where it is last known: when the library asks whether it ends the slice."""
-        pc = self._pc
+        """Note the pc of an exception where it is last known: when the library asks whether it ends the slice.
+
+        It asks at the begin of a slice too, once it has made the next pc the one behind the pc, and a slice may begin in a
+        delay slot.
+        """
+        pc, npc = self._pc, self._npc
 
         def on_question(_uc: int, _number: int) -> bool:
             self._exception_pc = pc.value
+            if npc is None:
+                return False
+            if self._first_npc is not None:
+                npc.value, self._first_npc = self._first_npc, None
+            self._exception_npc = npc.value
             return False
 
         callback = _StopInterrupt(on_question)
@@ -227,6 +241,8 @@ class Engine:
             self._requests.value |= self._held_requests
             self._held_requests = 0
         self._executed = None
+        if self._npc is not None:
+            self._first_npc = self._npc.value
         error = self._emu_start(self._uc, self._pc.value, 0, 0, count)
         address = self._invalid_address.value
         if self._store_trap.address is not None:
@@ -299,6 +315,8 @@ class Engine:
     def pc(self, value: int) -> None:
         # uc_reg_write would mark the pc as set by hand, and the mark outlives the exit it was meant for.
         self._pc.value = value
+        if self._npc is not None:
+            self._npc.value = value + 4
 
     @property
     def halted(self) -> bool:

@@ -92,6 +92,7 @@ class IsaLayout:
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
     abort: AbortCall | None = None  # None: the library's own, which ends the process
+    any_register: int = 1  # an id of a register that can be read
     left_unreset: bool = False  # the library builds this CPU without resetting it
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
 

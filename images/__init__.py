@@ -47,7 +47,7 @@ BUNDLED: dict[str, BundledImage] = {
         memory_mib=64,
         description=TINY,
     )
-    for target in ("m68k", "mips", "mips64", "mips64el", "mipsel", "riscv64", "sparc")
+    for target in ("m68k", "mips", "mips64", "mips64el", "mipsel", "riscv64", "s390x", "sparc")
 }
 
 

@@ -77,6 +77,13 @@ ISAS: dict[str, Isa] = {
         link_address=0x4000_1000,
         flags=("-m32", "-mcpu=leon3", "-mflat"),
     ),
+    "s390x": Isa(
+        folders=("s390x", "goldfish"),
+        compiler="s390x-linux-gnu-gcc",
+        package="gcc-s390x-linux-gnu",
+        link_address=0x1_0000,
+        flags=("-march=z10", "-msoft-float"),
+    ),
 }
 
 FLAGS = (

@@ -10,6 +10,7 @@ from emu.errors import ConfigError
 from targets.m68k.board import m68k_board
 from targets.mips.board import MipsBoard
 from targets.riscv64.board import VirtBoard
+from targets.s390x.board import s390x_board
 from targets.sparc.board import sparc_board
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
@@ -19,6 +20,7 @@ TARGETS: dict[str, Callable[[Wiring], Board]] = {
     "mips64el": partial(MipsBoard, isa="mips64el"),
     "mipsel": partial(MipsBoard, isa="mipsel"),
     "riscv64": VirtBoard,
+    "s390x": s390x_board,
     "sparc": sparc_board,
 }
 

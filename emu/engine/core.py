@@ -41,14 +41,16 @@ UC_CTL_WRITE_ONE = 1 << 26 | 1 << 30  # UC_CTL_WRITE(..., 1)
 UC_CTL_USE_EXITS = 4 | UC_CTL_WRITE_ONE
 UC_CTL_CPU_MODEL = 7 | UC_CTL_WRITE_ONE
 CPU_INTERRUPT_HARD = 2  # QEMU's bit for the CPU's interrupt line
-ONLY_CPU = -1  # qemu_get_cpu's index of the one CPU Unicorn has
 
 UC_ERR_EXCEPTION = 21
+EXCP_HLT = 0x10001  # QEMU's exception number that ends a slice
+EXEC_INTERRUPT = 144  # offset in CPUClass
 CPU_INTERRUPT_HARD = 2
 
 _MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 _MmioWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
 _StopInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
+_ExecInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
 _Interrupt = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 _Unmapped = ctypes.CFUNCTYPE(
     ctypes.c_bool, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
@@ -100,7 +102,7 @@ class Engine:
         self._check(self._reg_read(self._uc, self._layout.any_register, ctypes.addressof(self._register)), "build a CPU")
         self._check(self._ctl(self._uc, UC_CTL_USE_EXITS, 1), "do without an end address")
 
-        self.cpu = self._get_cpu(self._uc, ONLY_CPU)
+        self.cpu = self._get_cpu(self._uc, self._layout.cpu_index)
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self._layout.env_in_cpu)
@@ -120,11 +122,13 @@ class Engine:
         if not self._layout.stop_interrupt:
             ctypes.c_void_p.from_address(self._uc + core.uc_stop_interrupt).value = None
         self._guard = Guard(core, self._uc)
+        self._waiting = self.field(self._layout.wait_field) if self._layout.wait_field else None
+        self._class = self._pointer_at(self.cpu + core.cpu_class)
         self._exception_pc = 0
         self._npc = self.field("npc") if "npc" in self._layout.env else None  # SPARC: the pc behind the pc
         self._first_npc: int | None = None
         self._exception_npc = 0
-        if self._layout.pc_advance is None:
+        if self._layout.pc_advance is None or self._waiting is not None:
             self._keep_exception_pc(core.uc_stop_interrupt)
         self._store_trap = StoreTrap(core, self._uc, self.cpu, self.env, self._layout.env_size, self.flush_tlb)
 
@@ -195,10 +199,13 @@ class Engine:
         It asks at the begin of a slice too, once it has made the next pc the one behind the pc, and a slice may begin in a
         delay slot.
         """
-        pc, npc = self._pc, self._npc
+        pc, npc, waiting, wait_bit = self._pc, self._npc, self._waiting, self._layout.wait_bit
 
-        def on_question(_uc: int, _number: int) -> bool:
+        def on_question(_uc: int, number: int) -> bool:
             self._exception_pc = pc.value
+            if waiting is not None and number < 0 and waiting.value & wait_bit:
+                self._halted.value = 1
+                self._exception_index.value = EXCP_HLT
             if npc is None:
                 return False
             if self._first_npc is not None:
@@ -209,6 +216,24 @@ class Engine:
         callback = _StopInterrupt(on_question)
         self._callbacks.append(callback)
         ctypes.c_void_p.from_address(self._uc + stop_interrupt).value = ctypes.cast(callback, ctypes.c_void_p).value
+
+    def on_interrupt(self, handler: Callable[[], bool]) -> None:
+        """Ask `handler` at block heads while the interrupt line is up; it enters the guest's own handler, or answers False.
+
+        For an ISA whose interrupts the library does not take by itself. Set once.
+        """
+
+        def exec_interrupt(_cpu: int, request: int) -> bool:
+            try:
+                return bool(request & CPU_INTERRUPT_HARD) and handler()
+            except BaseException as exc:
+                self._fail(exc)
+                return False
+
+        callback = _ExecInterrupt(exec_interrupt)
+        self._callbacks.append(callback)
+        address = ctypes.cast(callback, ctypes.c_void_p).value
+        ctypes.c_void_p.from_address(self._class + EXEC_INTERRUPT).value = address
 
     def on_unmapped(self, handler: Callable[[Access, int], int]) -> None:
         """Make an access to a physical address where nothing is mapped an exception of the guest's, as on a real bus.
@@ -241,6 +266,8 @@ class Engine:
             self._requests.value |= self._held_requests
             self._held_requests = 0
         self._executed = None
+        if self._waiting is not None:
+            self._waiting.value &= ~self._layout.wait_bit
         if self._npc is not None:
             self._first_npc = self._npc.value
         error = self._emu_start(self._uc, self._pc.value, 0, 0, count)
@@ -349,10 +376,10 @@ class Engine:
         It is called with the GIL held and must not leave by longjmp: that would skip the Python frames below it.
         """
         symbol = f"{name}_{self._layout.suffix}"
-        try:
-            return ctypes.PYFUNCTYPE(restype, *argtypes)((symbol, quick_library()))
-        except AttributeError as exc:
-            raise EngineError(f"libunicorn has no function {symbol}") from exc
+        found = next((one for one in (symbol, name) if hasattr(quick_library(), one)), None)  # some are of one ISA only
+        if found is None:
+            raise EngineError(f"libunicorn has no function {symbol}")
+        return ctypes.PYFUNCTYPE(restype, *argtypes)((found, quick_library()))
 
     def deliver(self, number: int, entry: Callable[..., int]) -> bool:
         """Have `entry`, QEMU's entry code of the ISA, enter exception `number`: its CPUState method `do_interrupt`.

@@ -92,6 +92,9 @@ class IsaLayout:
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
     abort: AbortCall | None = None  # None: the library's own, which ends the process
+    cpu_index: int = -1  # qemu_get_cpu's, of the one CPU there is
+    wait_field: str | None = None  # of env, where a CPU that waits for an interrupt says so by a bit of its state
+    wait_bit: int = 0
     any_register: int = 1  # an id of a register that can be read
     left_unreset: bool = False  # the library builds this CPU without resetting it
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from emu.engine.isas import m68k, mips, riscv, sparc
+from emu.engine.isas import m68k, mips, riscv, s390x, sparc
 from emu.engine.layout import CORE, Build, CoreLayout, IsaLayout, Probe
 from emu.errors import EngineError
 
-LAYOUTS: dict[tuple[Build, str], IsaLayout] = {**m68k.LAYOUTS, **mips.LAYOUTS, **riscv.LAYOUTS, **sparc.LAYOUTS}
-PROBES: dict[str, Probe] = {**m68k.PROBES, **mips.PROBES, **riscv.PROBES, **sparc.PROBES}
+LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
+    **m68k.LAYOUTS,
+    **mips.LAYOUTS,
+    **riscv.LAYOUTS,
+    **s390x.LAYOUTS,
+    **sparc.LAYOUTS,
+}
+PROBES: dict[str, Probe] = {**m68k.PROBES, **mips.PROBES, **riscv.PROBES, **s390x.PROBES, **sparc.PROBES}
 
 
 def layout_of(build: Build, isa: str) -> tuple[CoreLayout, IsaLayout]:

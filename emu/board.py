@@ -12,6 +12,7 @@ from emu.clock import VirtualClock
 from emu.config import DriveConfig, MachineConfig
 from emu.ram import Ram
 from emu.vcpu import Cpu
+from migration.blockers import Blockers
 from migration.protocols import DirtyLog, RamBlock, Savable
 from migration.vmstate import Wire
 
@@ -27,6 +28,7 @@ class Wiring:
     post: Callable[[Callable[[], None]], None]  # run on the vCPU thread
     power_off: Callable[[int], None]  # the guest switched itself off, with an exit code
     request_reset: Callable[[], None]
+    blockers: Blockers  # for devices that forbid saving and moving for a while
 
 
 class Board(Protocol):

@@ -12,9 +12,16 @@ MAX_MEMORY = 1 << 40  # bytes; past any host that this runs on
 PAGE = 4096
 
 SAVEVM = {
-    "refuse": "a writable raw image keeps no snapshots, so savevm is refused",
+    "refuse": "a writable image keeps no snapshots, so savevm is refused",
     "copy": "a copy of the whole disk goes into every snapshot, and loadvm puts it back",
 }
+
+
+SECURITY = {
+    "mapped": "owners, modes, device nodes and links of the guest are kept in extended attributes (QEMU's mapped-xattr)",
+    "none": "files are the host's own as far as the user may make them; device nodes are refused",
+}
+TAG_MAX = 31  # bytes of a share's tag, as in QEMU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +29,21 @@ class DriveConfig:
     """One `--drive`."""
 
     path: Path
-    format: str = "raw"
+    format: str = ""  # a key of FORMATS (emu/block/image.py); empty to go by the file's magic
     id: str
     readonly: bool = False
     serial: str = ""
     savevm: str = "refuse"  # a key of SAVEVM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareConfig:
+    """One `--share`."""
+
+    path: Path
+    tag: str  # what the guest mounts it by
+    readonly: bool = False
+    security: str = "none"  # a key of SECURITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +57,7 @@ class MachineConfig:
     append: str = ""
     bios: Path | None = None
     drives: tuple[DriveConfig, ...] = ()
+    shares: tuple[ShareConfig, ...] = ()
     rng: bool = True
     name: str = ""
     uuid: str = field(default_factory=lambda: str(uuids.uuid4()))
@@ -48,7 +66,11 @@ class MachineConfig:
     def __post_init__(self) -> None:
         if not PAGE <= self.memory <= MAX_MEMORY or self.memory % PAGE:
             raise ConfigError(f"memory is {self.memory} bytes, must be a multiple of {PAGE} from {PAGE} to {MAX_MEMORY}")
-        ids = [drive.id for drive in self.drives]
-        for drive_id in ids:
-            if ids.count(drive_id) > 1:
-                raise ConfigError(f"drive id {drive_id!r} is given {ids.count(drive_id)} times, must be given once")
+        _check_unique("drive id", [drive.id for drive in self.drives])
+        _check_unique("share tag", [share.tag for share in self.shares])
+
+
+def _check_unique(what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{what} {name!r} is given {names.count(name)} times, must be given once")

@@ -57,11 +57,13 @@ class Machine:
         """
         self.config = config
         self.events = Events()
-        self.blockers = Blockers()
+        self.blockers = Blockers(lambda: self.migrations.under_way)
         self.snapshots = SnapshotStore(config.snapshots)
         self.exit_code = 0  # what the guest gave when it switched itself off
         self.over = threading.Event()  # set when the guest is off, or its process should end for another reason
-        self.migrations = Migrations(self, hook=hook, on_status=self._migration_status, on_pass=self._migration_pass)
+        self.migrations: Migrations = Migrations(
+            self, hook=hook, on_status=self._migration_status, on_pass=self._migration_pass
+        )
         self._clock = VirtualClock()
         self._lock = threading.RLock()
         self._state = RunState.PRELAUNCH
@@ -78,6 +80,7 @@ class Machine:
                     post=self._post,
                     power_off=self._guest_power_off,
                     request_reset=self._guest_reset,
+                    blockers=self.blockers,
                 )
             )
             undo.callback(self.board.close)
@@ -216,6 +219,12 @@ class Machine:
         self._clock.stop()
         self.board.drain()
 
+    def _pause_unless_blocked(self) -> None:
+        self.board.drain()  # the last request may be the one that blocks
+        if reasons := self.blocked_reasons():
+            raise MigrationError("the guest can be neither saved nor moved: " + " ".join(reasons))
+        self._pause_and_drain()
+
     def _reset_all(self) -> None:
         self.board.drain()
         for device in self.board.devices:
@@ -228,12 +237,16 @@ class Machine:
 
     def configuration(self) -> Mapping[str, Wire]:
         """What must be equal on both sides."""
+        shares: dict[str, Wire] = {
+            share.tag: {"readonly": share.readonly, "security": share.security} for share in self.config.shares
+        }
         return {
             "target": self.config.target,
             "memory": self.config.memory,
             "uuid": self.config.uuid,
             "board": dict(self.board.configuration()),
             "drives": {drive.id: {"size": image.size, "readonly": drive.readonly} for drive, image in self.drives},
+            **({"shares": shares} if shares else {}),  # streams from before there were shares have none
         }
 
     def savables(self) -> Sequence[Savable]:
@@ -255,9 +268,9 @@ class Machine:
     def unsavable_reasons(self) -> list[str]:
         """Whole sentences, one for each thing that forbids saving alone."""
         return [
-            f"Drive {drive.id!r} is a writable raw image, which keeps no snapshots: give it ,readonly, "
+            f"Drive {drive.id!r} is a writable {image.format} image, which keeps no snapshots: give it ,readonly, "
             "or ,savevm=copy to keep a copy of it in every snapshot."
-            for drive, _image in self.drives
+            for drive, image in self.drives
             if not drive.readonly and drive.savevm == "refuse"
         ]
 
@@ -275,7 +288,7 @@ class Machine:
             check_transition(self._state, RunState(why))
             if not self.disks.active:  # they may have been let go since whoever holds the guest looked
                 raise MigrationError(f"the machine cannot go to {why} while its disks belong to another process")
-            self._vcpu.call(self._pause_and_drain)
+            self._vcpu.call(self._pause_unless_blocked)
             self._before_hold = self._state  # the guest may have switched itself off or failed in its last slice
             self._go(RunState(why))
             ran = self._before_hold is RunState.RUNNING

@@ -11,6 +11,21 @@ from pathlib import Path
 from emu.errors import ConfigError
 
 _MIB = 1 << 20
+TINY = (  # the targets that have a tiny guest
+    "arm64",
+    "i386",
+    "m68k",
+    "mips",
+    "mips64",
+    "mips64el",
+    "mipsel",
+    "riscv32",
+    "riscv64",
+    "s390x",
+    "sparc",
+    "x86_64",
+)
+_TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +53,9 @@ class BundledImage:
         return (files(__name__) / self.resource).read_bytes()
 
 
-TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"
-
 BUNDLED: dict[str, BundledImage] = {
-    f"{target}-tiny": BundledImage(
-        target=target,
-        resource=f"{target}-tiny.elf",
-        memory_mib=64,
-        description=TINY,
-    )
-    for target in ("m68k", "mips", "mips64", "mips64el", "mipsel", "riscv64", "s390x", "sparc")
+    f"{target}-tiny": BundledImage(target=target, resource=f"{target}-tiny.elf", memory_mib=64, description=_TINY)
+    for target in TINY
 }
 
 

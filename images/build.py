@@ -30,6 +30,7 @@ class Isa:
     package: str  # Debian's, named when the compiler is missing
     link_address: int
     flags: tuple[str, ...]
+    libraries: tuple[str, ...] = ()  # behind the sources
 
 
 MIPS_FLAGS = ("-mno-abicalls", "-G0", "-msoft-float", "-mno-mips16", "-mno-dsp")
@@ -52,12 +53,27 @@ def _mips(name: str, abi: str) -> Isa:
 
 
 ISAS: dict[str, Isa] = {
+    "i386": Isa(
+        folders=("i386", "pc"),
+        compiler="i686-linux-gnu-gcc",
+        package="gcc-i686-linux-gnu",
+        link_address=0x10_0000,
+        flags=("-march=i686", "-mgeneral-regs-only", "-fcf-protection=none", "-DVIRTIO_PCI"),
+        libraries=("-lgcc",),  # 64-bit division
+    ),
     "mips": _mips("mips", "gnu"),
     "mips64": _mips("mips64", "gnuabi64"),
     "mips64el": _mips("mips64el", "gnuabi64"),
     "mipsel": _mips("mipsel", "gnu"),
+    "riscv32": Isa(
+        folders=("riscv",),
+        compiler="riscv64-linux-gnu-gcc",
+        package="gcc-riscv64-linux-gnu",
+        link_address=0x8040_0000,  # where Linux's Image goes too
+        flags=("-march=rv32imac_zicsr", "-mabi=ilp32", "-mcmodel=medany", "-Wl,--no-relax", "-Wl,-melf32lriscv"),
+    ),
     "riscv64": Isa(
-        folders=("riscv64",),
+        folders=("riscv",),
         compiler="riscv64-linux-gnu-gcc",
         package="gcc-riscv64-linux-gnu",
         link_address=0x8020_0000,  # where Linux's Image goes too
@@ -83,6 +99,20 @@ ISAS: dict[str, Isa] = {
         package="gcc-s390x-linux-gnu",
         link_address=0x1_0000,
         flags=("-march=z10", "-msoft-float"),
+    ),
+    "arm64": Isa(
+        folders=("arm", "arm64"),
+        compiler="aarch64-linux-gnu-gcc",
+        package="gcc-aarch64-linux-gnu",
+        link_address=0x4020_0000,  # where Linux's Image goes too
+        flags=("-march=armv8-a", "-mgeneral-regs-only", "-mstrict-align", "-mno-outline-atomics"),
+    ),
+    "x86_64": Isa(
+        folders=("x86_64", "pc"),
+        compiler="x86_64-linux-gnu-gcc",
+        package="gcc",
+        link_address=0x10_0000,
+        flags=("-m64", "-mno-red-zone", "-mgeneral-regs-only", "-fcf-protection=none", "-DVIRTIO_PCI"),
     ),
 }
 
@@ -131,7 +161,7 @@ def compile_image(name: str) -> bytes:
             f"-ffile-prefix-map={SOURCES}=.",
             f"-Wl,--defsym=LINK_ADDRESS={isa.link_address}",
         ]
-        command += [*sources, "-o", str(output)]
+        command += [*sources, *isa.libraries, "-o", str(output)]
         done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=BUILD_LIMIT, check=False)
         if done.returncode:
             raise ConfigError(f"{isa.compiler} ended with {done.returncode} on images/tiny for {name}:\n{done.stderr.rstrip()}")

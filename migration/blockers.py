@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+
+from emu.errors import MigrationError
 
 
 class Blocker:
@@ -22,12 +25,16 @@ class Blocker:
 class Blockers:
     """All reasons of one machine; thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, moving: Callable[[], bool] = lambda: False) -> None:
+        """`moving` tells whether the guest is being moved already, when it is too late for reasons."""
+        self._moving = moving
         self._blockers: list[Blocker] = []
         self._lock = threading.Lock()
 
     def add(self, reason: str) -> Blocker:
-        """Forbid saving and moving for `reason`, a whole sentence that also says what to do."""
+        """Forbid saving and moving for `reason`, a whole sentence; MigrationError while the guest is being moved."""
+        if self._moving():
+            raise MigrationError(f"a migration is under way, which this would forbid: {reason}")
         blocker = Blocker(self, reason)
         with self._lock:
             self._blockers.append(blocker)

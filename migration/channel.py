@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from emu.errors import MigrationError, StreamError
+from emu.unixsocket import UnixListener
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -207,9 +208,15 @@ def listen(address: Address) -> Listener:
 class Listener:
     """A place where a source may call; `accept` hands out one channel."""
 
-    def __init__(self, address: Address, server: socket.socket | None, channel: Channel | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        server: socket.socket | UnixListener | None,
+        channel: Channel | None = None,
+    ) -> None:
         self.address = address
-        self._server = server
+        self._opened = server
+        self._server = server.socket if isinstance(server, UnixListener) else server
         self._channel = channel
         self._canceller = Canceller()
 
@@ -238,11 +245,9 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening and remove a unix socket's name."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-            if self.address.scheme == "unix":
-                Path(self.address.text).unlink(missing_ok=True)
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = self._server = None
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -290,15 +295,7 @@ def _connect_unix(address: Address, _return_path: bool) -> Channel:
 
 
 def _listen_unix(address: Address) -> Listener:
-    server = socket.socket(socket.AF_UNIX)
-    try:
-        server.bind(address.text)
-        Path(address.text).chmod(0o600)  # whoever may connect becomes the guest
-        server.listen(1)
-    except OSError:
-        server.close()
-        raise
-    return Listener(address, server)
+    return Listener(address, UnixListener(Path(address.text)))  # for its user alone: whoever may connect becomes the guest
 
 
 def _command(address: Address, *, stdin: int, stdout: int | None) -> subprocess.Popen[bytes]:

@@ -7,11 +7,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from devices.p9.hostfs import HostFs
+from devices.p9.server import Server
+from devices.p9.session import Session
 from devices.virtio.blk import VirtioBlk
 from devices.virtio.device import VirtioDevice
 from devices.virtio.mmio import VirtioMmio
+from devices.virtio.p9 import VirtioP9
 from devices.virtio.rng import VirtioRng
 from emu.board import BoardDevice, Wiring
+from emu.config import ShareConfig
 from emu.device import Mmio
 from emu.dirty import open_dirty_log
 from emu.engine.core import Engine
@@ -23,6 +28,7 @@ from emu.ram import Ram
 from migration.protocols import DirtyLog, RamBlock
 from migration.vmstate import Wire
 
+MOUNTED = "Migration is disabled when VirtFS export path '{}' is mounted in the guest using mount_tag '{}'"  # QEMU's words
 BLOCK_WORKERS = 2  # threads that serve all drives; preadv and pwritev run without the GIL
 
 
@@ -71,7 +77,7 @@ def _swap(value: int, size: int) -> int:
 class BaseBoard:
     """Implements emu.board.Board but for `cpu` and `load_guest`, which are the target's own.
 
-    Drives take the first virtio slots in the order they were given, the entropy source the one behind them.
+    Drives take the first virtio slots in the order they were given, then shares, the entropy source the one behind them.
     """
 
     def __init__(self, wiring: Wiring, *, isa: str, ram: Mapping[str, tuple[int, int]], big_endian: bool = False) -> None:
@@ -88,8 +94,10 @@ class BaseBoard:
         self.devices: list[BoardDevice] = []
         self._wiring = wiring
         self._big_endian = big_endian
-        self._workers = ThreadPoolExecutor(BLOCK_WORKERS, thread_name_prefix="block")
-        self._blks: list[VirtioBlk] = []
+        # A share has one request at a time with a thread: the drives keep theirs.
+        self._workers = ThreadPoolExecutor(BLOCK_WORKERS + len(wiring.config.shares), thread_name_prefix="block")
+        self._virtio: list[VirtioDevice] = []
+        self._shared: list[HostFs] = []
 
     def attach(self, base: int, size: int, device: MmioDevice) -> None:
         """Give the board a device with `size` bytes of registers at `base`, wider ones in the CPU's byte order."""
@@ -101,10 +109,13 @@ class BaseBoard:
         self.engine.map_mmio(base, max(size, mmap.PAGESIZE), registers.read, registers.write)  # the engine maps whole pages
 
     def virtio_devices(self, slots: int) -> list[VirtioDevice]:
-        """A virtio device for each drive, and the entropy source; ConfigError when there are more than `slots`."""
+        """A virtio device for each drive and share, and the entropy source; ConfigError when there are more than `slots`."""
         wiring = self._wiring
+        count = len(wiring.drives) + len(wiring.config.shares) + wiring.config.rng
+        if count > slots:
+            raise ConfigError(f"{count} virtio devices are asked for, the board has {slots} slots")
         for drive, image in wiring.drives:
-            self._blks.append(
+            self._virtio.append(
                 VirtioBlk(
                     f"virtio-blk:{drive.id}",
                     self.memory,
@@ -114,10 +125,18 @@ class BaseBoard:
                     serial=drive.serial,
                 )
             )
-        devices: list[VirtioDevice] = [*self._blks, *([VirtioRng("virtio-rng", self.memory)] if wiring.config.rng else [])]
-        if len(devices) > slots:
-            raise ConfigError(f"{len(devices)} virtio devices are asked for, the board has {slots} slots")
-        return devices
+        self._virtio += [self._virtio_p9(share) for share in wiring.config.shares]
+        if wiring.config.rng:
+            self._virtio.append(VirtioRng("virtio-rng", self.memory))
+        return self._virtio
+
+    def _virtio_p9(self, share: ShareConfig) -> VirtioP9:
+        wiring, reason = self._wiring, MOUNTED.format(share.path, share.tag)
+        files = HostFs(share.path, readonly=share.readonly, mapped=share.security == "mapped")
+        self._shared.append(files)
+        server = Server(Session(files, lambda: wiring.blockers.add(reason)))
+        name = f"virtio-9p:{share.tag}"
+        return VirtioP9(name, self.memory, server, tag=share.tag, executor=self._workers, post=wiring.post)
 
     def attach_virtio_mmio(self, base: int, size: int, lines: Sequence[IrqLine]) -> None:
         """Give the board a virtio-mmio slot of `size` bytes for each of `lines`, the first of them filled."""
@@ -142,8 +161,8 @@ class BaseBoard:
 
     def drain(self) -> None:
         """Return when no request is in flight."""
-        for blk in self._blks:
-            blk.drain()
+        for device in self._virtio:
+            device.drain()
 
     def loaded(self) -> None:
         """Drop everything derived from RAM."""
@@ -153,6 +172,8 @@ class BaseBoard:
     def close(self) -> None:
         """Give back what the host lent."""
         self._workers.shutdown()
+        for files in self._shared:
+            files.close()
         self.engine.close()
         for ram in self.rams:
             ram.close()

@@ -77,6 +77,17 @@ class ImageFile:
     def _measure(self) -> int:
         return os.lseek(self._fd, 0, os.SEEK_END)  # st_size is 0 for a block device
 
+    def measure(self) -> None:
+        """Read the size afresh: another process may have changed it while the image was inactive here."""
+        with self._reading():
+            self.size = self._measure()
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Which file it is, whatever its name: device and inode."""
+        status = os.fstat(self._fd)
+        return status.st_dev, status.st_ino
+
     @property
     def active(self) -> bool:
         """True while this process holds the image's lock and may write."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
+from emu.block.probe import probe
+from emu.block.qcow2.image import Qcow2Image
 from emu.block.raw import RawImage
 from emu.errors import ConfigError
 
@@ -20,6 +22,10 @@ class Image(Protocol):
     @property
     def path(self) -> str:
         """Where the image is, as the user named it."""
+
+    @property
+    def format(self) -> str:
+        """A key of FORMATS."""
 
     @property
     def size(self) -> int:
@@ -64,21 +70,25 @@ class Image(Protocol):
         """Inactivate and close; harmless when closed. On an error the image is closed all the same."""
 
 
-def _open_raw(path: str, read_only: bool) -> Image:
-    return RawImage(ImageFile(path, read_only=read_only))
-
-
-FORMATS: dict[str, Callable[[str, bool], Image]] = {
-    "raw": _open_raw,
+FORMATS: dict[str, Callable[[ImageFile], Image]] = {
+    "raw": RawImage,
+    "qcow2": Qcow2Image,
 }
 
 
 def open_image(path: str, format: str, *, read_only: bool, active: bool) -> Image:  # noqa: A002 - the drive option's name
-    """Open an existing image; with `active` own it at once, as a guest that starts here does."""
-    opener = FORMATS.get(format)
-    if opener is None:
+    """Open an existing image; with `active` own it at once, as a guest that starts here does.
+
+    An empty `format` leaves it to the file's magic; a raw image then cannot be given one (probe.py).
+    """
+    if format and format not in FORMATS:
         raise ConfigError(f"{path}: image format {format!r} is unknown, known are {', '.join(FORMATS)}")
-    image = opener(path, read_only)
+    file = ImageFile(path, read_only=read_only)
+    try:
+        image = FORMATS[format](file) if format else _open_probed(file)
+    except BaseException:
+        file.close()
+        raise
     if active:
         try:
             image.activate()
@@ -86,3 +96,8 @@ def open_image(path: str, format: str, *, read_only: bool, active: bool) -> Imag
             image.close()
             raise
     return image
+
+
+def _open_probed(file: ImageFile) -> Image:
+    found = probe(file)
+    return RawImage(file, guessed=True) if found == "raw" else FORMATS[found](file)

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
+from emu.block.probe import MAGIC_BYTES, MAGICS
 from emu.errors import ImageError, ImageErrorKind
 
 
 class RawImage:
     """An Image (emu/block/image.py) over one file."""
 
-    def __init__(self, file: ImageFile) -> None:
+    format = "raw"
+
+    def __init__(self, file: ImageFile, *, guessed: bool = False) -> None:
+        """`guessed`: nobody said that it is raw, so its guest must not make it look like something else (probe.py)."""
         self._file = file
+        self._guessed = guessed
 
     @property
     def path(self) -> str:
@@ -51,7 +56,19 @@ class RawImage:
     def writev(self, offset: int, buffers: WriteBuffers) -> None:
         """Write `buffers` one after the other from `offset`."""
         self._check(offset, sum(map(len, buffers)))
+        if self._guessed and offset < MAGIC_BYTES:
+            self._check_magic(offset, buffers)
         self._file.writev(offset, buffers)
+
+    def _check_magic(self, offset: int, buffers: WriteBuffers) -> None:
+        """Refuse a write that leaves another format's magic."""
+        start = bytearray(min(MAGIC_BYTES, self.size))
+        self._file.readv(0, [start])
+        data = b"".join(bytes(buffer[:MAGIC_BYTES]) for buffer in buffers[:MAGIC_BYTES])[: len(start) - offset]
+        start[offset : offset + len(data)] = data
+        if bytes(start) in MAGICS:
+            text = f"was not said to be raw, and refuses to be made look like {MAGICS[bytes(start)]}: give the drive format=raw"
+            raise ImageError(ImageErrorKind.READ_ONLY, self.path, text)
 
     def flush(self) -> None:
         """Return when every write that has returned is on disk."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from emu.config import SAVEVM, DriveConfig, MachineConfig
+from emu.config import SAVEVM, SECURITY, TAG_MAX, DriveConfig, MachineConfig, ShareConfig
 from emu.errors import ConfigError
 from images import BUNDLED, bundled
 
@@ -22,6 +22,7 @@ MAX_CONFIG_FILE = 1 << 20  # bytes; a machine is described in tens of lines
 _SIZE_SUFFIXES = {"": 20, "K": 10, "M": 20, "G": 30}
 _SIZE = re.compile(r"(\d{1,15})([KMG]?)", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # names a folder beside other guests', and nothing outside of it
+_TAG = re.compile(rf"[A-Za-z0-9_./-]{{1,{TAG_MAX}}}")  # what can be typed in the guest as it is
 _DRIVE_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # QEMU's rule for ids
 
 
@@ -77,11 +78,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--memory", metavar="SIZE", help="K, M or G behind a number; a bare number is MiB, as QEMU has it")
     machine.add_argument(
         "--drive",
-        metavar="FILE[,format=raw][,id=ID][,readonly][,serial=TEXT][,savevm=copy]",
+        metavar="FILE[,format=raw|qcow2][,id=ID][,readonly][,serial=TEXT][,savevm=copy]",
         action="append",
         default=[],
-        help="a virtio disk; ids are drive0, drive1, … unless given; savevm=copy puts a copy of the disk into every snapshot; "
-        "a comma in a name is written twice",
+        help="a virtio disk; unless given, its format is told by its first bytes and its id is drive0, drive1, …; savevm=copy "
+        "puts a copy of the disk into every snapshot; a comma in a name is written twice",
+    )
+    machine.add_argument(
+        "--share",
+        metavar="DIR[,tag=TAG][,readonly][,security=none|mapped]",
+        action="append",
+        default=[],
+        help="a directory of the host for the guest to mount by its tag (host0, host1, … unless given). The guest may read, "
+        "write, make and delete everything in DIR as the user that emu runs as, and nothing outside of it, whatever links "
+        "there are; with readonly it may only read. With security=none files are the host's own, owners and setuid bits "
+        "included where the user may set them; with mapped those are kept in extended attributes and mean nothing to the "
+        "host. A mounted share forbids saving and moving the guest",
     )
     machine.add_argument("--no-rng", action="store_true", help="leave out the virtio entropy source")
     machine.add_argument("--name", help="how `emu ls`, `emu ctl` and `emu pull` call the guest")
@@ -122,7 +134,7 @@ def parse_drive(text: str, index: int) -> DriveConfig:
     path, *options = _split_commas(text)
     if not path:
         raise ConfigError(f"--drive {text!r:.80} names no file")
-    values = {"format": "raw", "id": f"drive{index}", "serial": "", "savevm": "refuse"}
+    values = {"format": "", "id": f"drive{index}", "serial": "", "savevm": "refuse"}
     readonly = False
     for option in options:
         key, equals, value = option.partition("=")
@@ -141,6 +153,28 @@ def parse_drive(text: str, index: int) -> DriveConfig:
     if values["savevm"] not in SAVEVM:
         raise ConfigError(f"--drive savevm is {values['savevm']!r:.40}, must be one of {', '.join(SAVEVM)}")
     return DriveConfig(path=Path(path), readonly=readonly, **values)
+
+
+def parse_share(text: str, index: int) -> ShareConfig:
+    """One `--share`, the `index`-th from 0."""
+    path, *options = _split_commas(text)
+    if not path:
+        raise ConfigError(f"--share {text!r:.80} names no directory")
+    values = {"tag": f"host{index}", "security": "none"}
+    readonly = False
+    for option in options:
+        key, equals, value = option.partition("=")
+        if key == "readonly" and value in ("", "on", "off"):
+            readonly = value != "off"
+        elif key in values and equals:
+            values[key] = value
+        else:
+            raise ConfigError(f"--share option {option!r:.40} is unknown, known are tag=, readonly and security=")
+    if not _TAG.fullmatch(values["tag"]):
+        raise ConfigError(f"--share tag {values['tag']!r:.80} must be 1..{TAG_MAX} of A-Z a-z 0-9 _ . / -")
+    if values["security"] not in SECURITY:
+        raise ConfigError(f"--share security is {values['security']!r:.40}, must be one of {', '.join(SECURITY)}")
+    return ShareConfig(path=Path(path), readonly=readonly, **values)
 
 
 def _split_commas(text: str) -> list[str]:
@@ -173,7 +207,7 @@ def parse_uuid(text: str) -> str:
 
 
 def merge_config(arguments: argparse.Namespace) -> None:
-    """Fill in from `--config` what the command line left open; drives of both are kept, the file's first."""
+    """Fill in from `--config` what the command line left open; drives and shares of both are kept, the file's first."""
     if arguments.config is None:
         return
     parser = argparse.ArgumentParser(add_help=False)
@@ -181,9 +215,9 @@ def merge_config(arguments: argparse.Namespace) -> None:
     defaults = vars(parser.parse_args([]))
     stored = vars(parser.parse_args(_config_arguments(arguments.config, defaults)))
     given = vars(arguments)
-    drives = stored["drive"] + given["drive"]
+    added = {name: stored[name] + given[name] for name in ("drive", "share")}
     given |= {name: stored[name] for name, default in defaults.items() if given[name] == default}
-    given["drive"] = drives
+    given |= added
 
 
 def _config_arguments(path: Path, defaults: Mapping[str, object]) -> list[str]:
@@ -260,6 +294,7 @@ def parse_machine(arguments: argparse.Namespace, keep: ExitStack) -> MachineConf
         append=arguments.append,
         bios=arguments.bios,
         drives=tuple(parse_drive(text, index) for index, text in enumerate(arguments.drive)),
+        shares=tuple(parse_share(text, index) for index, text in enumerate(arguments.share)),
         rng=not arguments.no_rng,
         name="" if arguments.name is None else parse_name(arguments.name),
         uuid=str(uuids.uuid4()) if arguments.uuid is None else parse_uuid(arguments.uuid),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from emu.engine.abort import ABORTED, catch_aborts
 from emu.engine.codewatch import watch_code
@@ -26,7 +26,9 @@ from emu.engine.guard import Guard
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
 from emu.engine.isas import layout_of
 from emu.engine.library import library_build, quick_library, slow_library
+from emu.engine.stubs import executable
 from emu.engine.translation import repair_translator
+from emu.engine.x86native import X86Native
 from emu.errors import EngineError
 
 if TYPE_CHECKING:
@@ -35,9 +37,11 @@ if TYPE_CHECKING:
 CType: TypeAlias = "type[ctypes._SimpleCData[Any]] | type[CFuncPtr]"  # what a C argument or result may be
 
 UC_HOOK_INTR = 1
+UC_HOOK_INSN = 2
 UC_HOOK_MEM_WRITE_UNMAPPED = 32
 UC_PROT_ALL = 7
 UC_CTL_WRITE_ONE = 1 << 26 | 1 << 30  # UC_CTL_WRITE(..., 1)
+UC_CTL_PAGE_SIZE = 1 | UC_CTL_WRITE_ONE
 UC_CTL_USE_EXITS = 4 | UC_CTL_WRITE_ONE
 UC_CTL_CPU_MODEL = 7 | UC_CTL_WRITE_ONE
 CPU_INTERRUPT_HARD = 2  # QEMU's bit for the CPU's interrupt line
@@ -45,13 +49,15 @@ CPU_INTERRUPT_HARD = 2  # QEMU's bit for the CPU's interrupt line
 UC_ERR_EXCEPTION = 21
 EXCP_HLT = 0x10001  # QEMU's exception number that ends a slice
 EXEC_INTERRUPT = 144  # offset in CPUClass
-CPU_INTERRUPT_HARD = 2
 
 _MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 _MmioWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
 _StopInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
 _ExecInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
 _Interrupt = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+_PortRead = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_void_p)
+_PortWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p)
+_Instruction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _Unmapped = ctypes.CFUNCTYPE(
     ctypes.c_bool, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
 )
@@ -97,7 +103,10 @@ class Engine:
         self._bind_calls()
         if self._layout.model is not None:
             self._check(self._ctl(self._uc, UC_CTL_CPU_MODEL, self._layout.model), "choose a CPU model")
+        if self._layout.page_size is not None:
+            self._check(self._ctl(self._uc, UC_CTL_PAGE_SIZE, self._layout.page_size), "choose a page size")
         self._register = ctypes.c_uint64()
+        self._scratch = ctypes.c_uint64()  # of the machine code in x86native
         # Any register access makes the library build its CPU; only from then on is there a state to point into.
         self._check(self._reg_read(self._uc, self._layout.any_register, ctypes.addressof(self._register)), "build a CPU")
         self._check(self._ctl(self._uc, UC_CTL_USE_EXITS, 1), "do without an end address")
@@ -119,8 +128,9 @@ class Engine:
         self._invalid_address = ctypes.c_uint64.from_address(self._uc + core.uc_invalid_addr)
         self._no_exit_request = ctypes.c_uint8.from_address(self._uc + core.uc_no_exit_request)
         self._no_exit_request.value = 1
+        self._stop_interrupt = ctypes.c_void_p.from_address(self._uc + core.uc_stop_interrupt)
         if not self._layout.stop_interrupt:
-            ctypes.c_void_p.from_address(self._uc + core.uc_stop_interrupt).value = None
+            self._stop_interrupt.value = None
         self._guard = Guard(core, self._uc)
         self._waiting = self.field(self._layout.wait_field) if self._layout.wait_field else None
         self._class = self._pointer_at(self.cpu + core.cpu_class)
@@ -129,7 +139,7 @@ class Engine:
         self._first_npc: int | None = None
         self._exception_npc = 0
         if self._layout.pc_advance is None or self._waiting is not None:
-            self._keep_exception_pc(core.uc_stop_interrupt)
+            self._keep_exception_pc()
         self._store_trap = StoreTrap(core, self._uc, self.cpu, self.env, self._layout.env_size, self.flush_tlb)
 
     def close(self) -> None:
@@ -157,18 +167,82 @@ class Engine:
             try:
                 return read(offset, size)
             except BaseException as exc:
-                self._fail(exc)
+                self.fail(exc)
                 return 0
 
         def on_write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
             try:
                 write(offset, size, value)
             except BaseException as exc:
-                self._fail(exc)
+                self.fail(exc)
 
         reader, writer = _MmioRead(on_read), _MmioWrite(on_write)
         self._callbacks += [reader, writer]
         self._check(self._mmio_map(self._uc, base, size, reader, None, writer, None), f"map {size:#x} bytes at {base:#x}")
+
+    def map_ports(self, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
+        """Send an x86 guest's port accesses to `read(port, size)` and `write(port, size, value)`, as `map_mmio` does.
+
+        `size` is 1, 2 or 4. What the guest's privilege does not allow is #GP and never gets here. Set once.
+        """
+
+        def on_read(_uc: int, port: int, size: int, _data: int) -> int:
+            try:
+                return read(port, size)
+            except BaseException as exc:
+                self.fail(exc)
+                return 0
+
+        def on_write(_uc: int, port: int, size: int, value: int, _data: int) -> None:
+            try:
+                write(port, size, value)
+            except BaseException as exc:
+                self.fail(exc)
+
+        for instruction, callback in (("in", _PortRead(on_read)), ("out", _PortWrite(on_write))):
+            self._callbacks.append(callback)
+            entry = ctypes.cast(callback, ctypes.c_void_p).value or 0
+            checked = executable(self._x86_native().checked_port(entry))
+            self._add_hook(UC_HOOK_INSN, checked, 1, 0, self._layout.instructions[instruction])
+
+    def on_instruction(self, instruction: str, handler: Callable[[], None]) -> None:
+        """Call `handler()` instead of executing an instruction of those in the layout table, with the pc at it.
+
+        Unicorn moves the pc by the instruction's length afterwards.
+        """
+
+        def on_hook(_uc: int, _data: int) -> int:
+            try:
+                handler()
+            except BaseException as exc:
+                self.fail(exc)
+            return 1
+
+        self._hook(UC_HOOK_INSN, _Instruction(on_hook), 1, 0, self._layout.instructions[instruction])
+
+    def deliver_exceptions(self) -> None:
+        """Have QEMU's own code enter the x86 guest's handler at every exception, instead of `on_exception`. Set once."""
+        native = self._x86_native()
+        self._stop_interrupt.value = executable(native.save_pc())
+        self._add_hook(UC_HOOK_INTR, executable(native.enter_handler()), 1, 0)
+
+    def _x86_native(self) -> X86Native:
+        addresses = [
+            ctypes.cast(cast("CFuncPtr", self.function(name, None)), ctypes.c_void_p).value or 0
+            for name in ("x86_cpu_do_interrupt", "helper_check_iob", "helper_check_iow", "helper_check_iol")
+        ]
+        offset = {name: self._layout.env[name][0] for name in ("pc", "hflags", "eflags")}
+        scratch = ctypes.addressof(self._scratch)
+        return X86Native(
+            self.cpu,
+            self.env,
+            offset["pc"],
+            offset["hflags"],
+            offset["eflags"],
+            addresses[0],
+            (addresses[1], addresses[2], addresses[3]),
+            scratch,
+        )
 
     def on_exception(self, handler: Callable[[int], None]) -> None:
         """Call `handler(exception number)` at every synchronous exception, with the pc at the instruction that caused it.
@@ -188,12 +262,12 @@ class Engine:
                     self._npc.value = self._exception_npc
                 handler(number)
             except BaseException as exc:
-                self._fail(exc)
+                self.fail(exc)
 
         self._exception_handler = handler
         self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt), 1, 0)  # begin > end: anywhere
 
-    def _keep_exception_pc(self, stop_interrupt: int) -> None:
+    def _keep_exception_pc(self) -> None:
         """Note the pc of an exception where it is last known: when the library asks whether it ends the slice.
 
         It asks at the begin of a slice too, once it has made the next pc the one behind the pc, and a slice may begin in a
@@ -215,7 +289,7 @@ class Engine:
 
         callback = _StopInterrupt(on_question)
         self._callbacks.append(callback)
-        ctypes.c_void_p.from_address(self._uc + stop_interrupt).value = ctypes.cast(callback, ctypes.c_void_p).value
+        self._stop_interrupt.value = ctypes.cast(callback, ctypes.c_void_p).value
 
     def on_interrupt(self, handler: Callable[[], bool]) -> None:
         """Ask `handler` at block heads while the interrupt line is up; it enters the guest's own handler, or answers False.
@@ -227,7 +301,7 @@ class Engine:
             try:
                 return bool(request & CPU_INTERRUPT_HARD) and handler()
             except BaseException as exc:
-                self._fail(exc)
+                self.fail(exc)
                 return False
 
         callback = _ExecInterrupt(exec_interrupt)
@@ -320,16 +394,9 @@ class Engine:
 
     def set_interrupt(self, level: bool) -> None:
         """Drive the CPU's interrupt line, for ISAs that have just one; the guest's own mask decides. Allowed in callbacks."""
+        self.set_request(CPU_INTERRUPT_HARD, level)
         if level:
-            self._requests.value |= CPU_INTERRUPT_HARD
             self.kick()
-        else:
-            self._requests.value &= ~CPU_INTERRUPT_HARD
-            self._held_requests &= ~CPU_INTERRUPT_HARD
-
-    def request_interrupt(self) -> None:
-        """Have the CPU look at its interrupts at block heads: QEMU's CPU_INTERRUPT_HARD, which stays until the ISA drops it."""
-        self._requests.value |= CPU_INTERRUPT_HARD
 
     # State
 
@@ -369,6 +436,23 @@ class Engine:
         """A field of the CPU's state by its name in the layout table; it bypasses all side effects."""
         offset, size = self._layout.env[name]
         return _FIELD_TYPES[size].from_address(self.env + offset)
+
+    def view(self, name: str) -> memoryview:
+        """A part of the CPU's state of any size by its name in the layout table, in place, as bytes."""
+        offset, size = self._layout.env[name]
+        return memoryview((ctypes.c_uint8 * size).from_address(self.env + offset)).cast("B")
+
+    def set_request(self, request: int, level: bool) -> None:
+        """Raise or withdraw one of the CPU's interrupt requests (QEMU's CPU_INTERRUPT_ bits)."""
+        if level:
+            self._requests.value |= request
+        else:
+            self._requests.value &= ~request
+            self._held_requests &= ~request
+
+    def requested(self, request: int) -> bool:
+        """Whether an interrupt request is raised."""
+        return bool((self._requests.value | self._held_requests) & request)
 
     def function(self, name: str, restype: CType | None, *argtypes: CType) -> Callable[..., int]:
         """QEMU's internal function `name` of this ISA, typed by ctypes types. Most take `cpu` or `env` first.
@@ -441,13 +525,21 @@ class Engine:
         if number == ABORTED:
             raise EngineError(f"CPU cannot go on near pc {self._pc.value:#x}: the library has no answer to what the guest did")
 
-    def _hook(self, kind: int, callback: CFuncPtr, begin: int, end: int) -> None:
+    def _hook(self, kind: int, callback: CFuncPtr, begin: int, end: int, instruction: int = 0) -> None:
         self._callbacks.append(callback)
-        hook, entry = ctypes.c_size_t(), ctypes.cast(callback, ctypes.c_void_p)
-        self._check(self._hook_add(self._uc, ctypes.byref(hook), kind, entry, None, begin, end), f"add a hook of kind {kind}")
+        self._add_hook(kind, ctypes.cast(callback, ctypes.c_void_p).value or 0, begin, end, instruction)
 
-    def _fail(self, failure: BaseException) -> None:
-        """Keep what a callback raised, which ctypes would print and drop, and end the slice."""
+    def _add_hook(self, kind: int, entry: int, begin: int, end: int, instruction: int = 0) -> None:
+        hook = ctypes.c_size_t()
+        error = self._hook_add(self._uc, ctypes.byref(hook), kind, entry, None, begin, end, instruction)
+        self._check(error, f"add a hook of kind {kind}")
+
+    def keep(self, callback: object) -> None:
+        """Have something that the library points to live as long as the CPU."""
+        self._callbacks.append(callback)
+
+    def fail(self, failure: BaseException) -> None:
+        """Keep what a callback raised, which ctypes would print and drop, and end the slice; `run` raises it."""
         if self._failure is None:
             self._failure = failure
         self.end_slice()
@@ -459,7 +551,7 @@ class Engine:
         self._reg_write = _call("uc_reg_write", number, pointer, number, pointer)
         self._mem_map_ptr = _call("uc_mem_map_ptr", number, pointer, u64, size, number, pointer)
         self._mmio_map = _call("uc_mmio_map", number, pointer, u64, size, _MmioRead, pointer, _MmioWrite, pointer)
-        self._hook_add = _call("uc_hook_add", number, pointer, pointer, number, pointer, pointer, u64, u64)
+        self._hook_add = _call("uc_hook_add", number, pointer, pointer, number, pointer, pointer, u64, u64, number)
         self._emu_stop = _call("uc_emu_stop", number, pointer)
         start = ctypes.CFUNCTYPE(number, pointer, u64, u64, u64, size)
         self._emu_start = start(("uc_emu_start", slow_library()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,6 @@ class IsaLayout:
 
     arch: int  # enum uc_arch
     mode: int  # enum uc_mode
-    model: int | None  # its enum uc_cpu_...; None: the library's choice
     suffix: str  # of the library's internal functions
     constants: str  # the package's module of register ids, and the prefix of the names in it
     pc_advance: int | None  # bytes Unicorn adds to the pc before it calls the exception hook; None: it loses the pc
@@ -98,6 +97,9 @@ class IsaLayout:
     any_register: int = 1  # an id of a register that can be read
     left_unreset: bool = False  # the library builds this CPU without resetting it
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
+    model: int | None = None  # its enum uc_cpu_...; None: the library's choice
+    page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
+    instructions: dict[str, int] = field(default_factory=dict)  # those a hook may stand for: their number for UC_HOOK_INSN
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ def query_block(ctx: Context) -> Wire:
             "file": image.path,
             "node-name": drive.id,
             "ro": image.read_only,
-            "drv": drive.format,
+            "drv": image.format,
             "active": image.active,
             "encrypted": False,
             "backing_file_depth": 0,
             "detect_zeroes": "off",
             "write_threshold": 0,
             "cache": {"writeback": True, "direct": False, "no-flush": False},
-            "image": {"filename": image.path, "format": drive.format, "virtual-size": image.size, "dirty-flag": False},
+            "image": {"filename": image.path, "format": image.format, "virtual-size": image.size, "dirty-flag": False},
         }
         info: dict[str, Wire] = {"device": drive.id, "type": "unknown", "locked": False, "removable": False}
         drives.append(info | {"io-status": "ok", "inserted": inserted})

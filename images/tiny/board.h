@@ -11,9 +11,12 @@ struct virtio_slot {
     unsigned irq;
 };
 
+struct uart;
+
 struct board {
-    uintptr_t uart;
-    unsigned uart_shift; /* registers lie 1 << uart_shift bytes apart */
+    const struct uart *uart; /* the kind */
+    uintptr_t uart_base;
+    unsigned uart_shift; /* a 16550's registers lie 1 << uart_shift bytes apart */
     unsigned uart_irq;
     struct virtio_slot slots[MAX_VIRTIO_SLOTS]; /* in order of address */
     unsigned slot_count;

@@ -4,48 +4,32 @@
 
 #include "arch.h"
 #include "irq.h"
+#include "uart.h"
 
-enum { RBR = 0, THR = 0, DLL = 0, IER = 1, DLM = 1, IIR = 2, FCR = 2, LCR = 3, MCR = 4, LSR = 5 }; /* 8.0, table II */
-enum { IER_ERBFI = 0x01, FCR_ENABLE = 0x01, IIR_FIFOS = 0xC0, LCR_8N1 = 0x03, LCR_DLAB = 0x80 };
-enum { MCR_DTR = 0x01, MCR_RTS = 0x02, MCR_OUT2 = 0x08, LSR_DR = 0x01, LSR_THRE = 0x20 };
 enum { CTRL_C = 0x03, BACKSPACE = 0x08, CTRL_U = 0x15, DELETE = 0x7F };
 
-#define FIFO_DEPTH 16
 #define INPUT_SIZE 256 /* typed ahead; a power of two */
 
-static uintptr_t uart;
-static unsigned shift, fifo_depth, room;
+static const struct uart *uart;
 static char input[INPUT_SIZE];
 static volatile unsigned input_head, input_tail; /* free-running; the handler moves the head, the reader the tail */
 static volatile bool cancelled;
 
-static uint8_t get(unsigned reg) { return arch_read8(uart + ((uintptr_t)reg << shift)); }
-
-static void set(unsigned reg, uint8_t value) { arch_write8(uart + ((uintptr_t)reg << shift), value); }
-
 void console_init(const struct board *board)
 {
     uart = board->uart;
-    shift = board->uart_shift;
-    set(IER, 0);
-    set(LCR, LCR_8N1 | LCR_DLAB);
-    set(DLL, 1); /* 115200 baud of the PC's 1.8432 MHz */
-    set(DLM, 0);
-    set(LCR, LCR_8N1);
-    set(FCR, FCR_ENABLE);
-    set(MCR, MCR_DTR | MCR_RTS | MCR_OUT2);
-    fifo_depth = (get(IIR) & IIR_FIFOS) == IIR_FIFOS ? FIFO_DEPTH : 1;
+    uart->init(board);
 }
 
 static void receive(void *context)
 {
     (void)context;
-    while (get(LSR) & LSR_DR) {
+    while (uart->readable()) {
         if (input_head - input_tail == INPUT_SIZE) {
-            set(IER, 0); /* nothing is lost: the sender waits until the reader has taken something */
+            uart->listen(false); /* nothing is lost: the sender waits until the reader has taken something */
             return;
         }
-        char c = (char)get(RBR);
+        char c = uart->read();
         if (c == CTRL_C) {
             cancelled = true;
             input_tail = input_head;
@@ -58,19 +42,10 @@ static void receive(void *context)
 void console_start(const struct board *board)
 {
     irq_register(board->uart_irq, "uart", receive, NULL);
-    set(IER, IER_ERBFI);
+    uart->listen(true);
 }
 
-static void put(char c)
-{
-    if (!room) {
-        while (!(get(LSR) & LSR_THRE))
-            ;
-        room = fifo_depth; /* THRE says that the whole FIFO is empty */
-    }
-    set(THR, (uint8_t)c);
-    room--;
-}
+static void put(char c) { uart->write(c); }
 
 static void put_number(unsigned long long value, unsigned base, unsigned width, char pad)
 {
@@ -127,7 +102,7 @@ static char read_char(void)
         arch_irq_wait();
     char c = input[input_tail % INPUT_SIZE];
     if (input_head - input_tail++ == INPUT_SIZE)
-        set(IER, IER_ERBFI);
+        uart->listen(true);
     arch_irq_on();
     return c;
 }

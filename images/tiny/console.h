@@ -1,4 +1,4 @@
-/* The serial console: a 16550 (National Semiconductor PC16550D), transmitting by polling, receiving by interrupt. */
+/* The serial console, on one of the UARTs of uart.h. */
 #pragma once
 
 #include <stdbool.h>

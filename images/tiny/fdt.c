@@ -2,6 +2,7 @@
 
 #include "arch.h"
 #include "bytes.h"
+#include "uart.h"
 
 enum { FDT_MAGIC = 0xD00DFEED, FDT_BEGIN_NODE = 1, FDT_END_NODE, FDT_PROP, FDT_NOP, FDT_END = 9 };
 enum { TOTAL_SIZE = 4, OFF_STRUCT = 8, OFF_STRINGS = 12, OFF_RESERVE = 16 }; /* header, 5.2 */
@@ -150,6 +151,18 @@ static void visit_memory(const struct fdt_node *node, void *context)
     board->free_end = board->ram_end;
 }
 
+static const struct uart *uart_of(const struct fdt_node *node)
+{
+    static const struct {
+        const char *compatible;
+        const struct uart *uart;
+    } known[] = { { "ns16550a", &ns16550 }, { "ns16550", &ns16550 }, { "arm,pl011", &pl011 } };
+    for (size_t at = 0; at < sizeof known / sizeof *known; at++)
+        if (fdt_compatible(node, known[at].compatible))
+            return known[at].uart;
+    return NULL;
+}
+
 static void visit_device(const struct fdt_node *node, void *context)
 {
     struct board *board = context;
@@ -159,8 +172,9 @@ static void visit_device(const struct fdt_node *node, void *context)
     board->timer_hz = fdt_cell(node, "timebase-frequency", (uint32_t)board->timer_hz);
     if (placed && fdt_compatible(node, "virtio,mmio")) {
         add_slot(board, base, irq_of(node));
-    } else if (placed && !board->uart && (fdt_compatible(node, "ns16550a") || fdt_compatible(node, "ns16550"))) {
-        board->uart = base;
+    } else if (placed && !board->uart && uart_of(node)) {
+        board->uart = uart_of(node);
+        board->uart_base = base;
         board->uart_shift = fdt_cell(node, "reg-shift", 0);
         board->uart_irq = irq_of(node);
     } else if (placed && node->parent && !strcmp(node->parent->name, "reserved-memory")) {
@@ -182,5 +196,5 @@ bool fdt_discover(const void *blob, struct board *board)
     for (; cells_at(entry, 2) || cells_at(entry + 8, 2); entry += 16)
         if (cells_at(entry, 2) != (uintptr_t)tree) /* the tree itself, which is not read again */
             reserve(board, (uintptr_t)cells_at(entry, 2));
-    return board->uart != 0;
+    return board->uart != NULL;
 }

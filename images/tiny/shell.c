@@ -61,7 +61,7 @@ static bool do_info(const char *const *words, unsigned count)
     print("ram_base=0x%llx\n", (unsigned long long)board->ram_base);
     print("ram_bytes=%llu\n", (unsigned long long)(board->ram_end - board->ram_base));
     memory_report();
-    print("uart=0x%llx\nuart_irq=%u\n", (unsigned long long)board->uart, board->uart_irq);
+    print("uart=0x%llx\nuart_irq=%u\n", (unsigned long long)board->uart_base, board->uart_irq);
     for (unsigned at = 0; at < board->slot_count; at++) {
         uint32_t id = virtio_probe(board->slots[at].base);
         if (id)

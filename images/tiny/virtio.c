@@ -4,49 +4,14 @@
 #include "bytes.h"
 #include "irq.h"
 #include "timer.h"
+#include "virtio_registers.h"
 
-enum { /* 4.2.2 */
-    MagicValue = 0x000,
-    Version = 0x004,
-    DeviceID = 0x008,
-    DeviceFeatures = 0x010,
-    DeviceFeaturesSel = 0x014,
-    DriverFeatures = 0x020,
-    DriverFeaturesSel = 0x024,
-    QueueSel = 0x030,
-    QueueNumMax = 0x034,
-    QueueNum = 0x038,
-    QueueReady = 0x044,
-    QueueNotify = 0x050,
-    InterruptStatus = 0x060,
-    InterruptACK = 0x064,
-    Status = 0x070,
-    QueueDesc = 0x080,
-    QueueDriver = 0x090,
-    QueueDevice = 0x0A0,
-    ConfigGeneration = 0x0FC,
-    Config = 0x100,
-};
 enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8, NEEDS_RESET = 64, FAILED = 128 }; /* 2.1 */
 enum { DESC_NEXT = 1, DESC_WRITE = 2, INTERRUPT_USED = 1, INTERRUPT_CONFIG = 2 };
 
-#define MAGIC 0x74726976
 #define VERSION_1 (1ull << 32)
 #define RESET_READS 1000      /* a reset takes no time on any emulator; 4.2.3.1 asks to read until 0 */
 #define ANSWER_LIMIT_MS 30000 /* a busy host's disk takes seconds, a lost interrupt for ever */
-
-static uint32_t get(uintptr_t base, unsigned reg)
-{
-    uint32_t value = le32(*(volatile uint32_t *)(base + reg));
-    arch_barrier();
-    return value;
-}
-
-static void set(uintptr_t base, unsigned reg, uint32_t value)
-{
-    arch_barrier();
-    *(volatile uint32_t *)(base + reg) = le32(value);
-}
 
 static void set_address(uintptr_t base, unsigned reg, const volatile void *pointer)
 {
@@ -57,7 +22,7 @@ static void set_address(uintptr_t base, unsigned reg, const volatile void *point
 
 uint32_t virtio_probe(uintptr_t base)
 {
-    return get(base, MagicValue) == MAGIC && get(base, Version) == 2 ? get(base, DeviceID) : 0;
+    return get(base, MagicValue) == MAGIC && get(base, Version) == VERSION ? get(base, DeviceID) : 0;
 }
 
 static void interrupt(void *context)

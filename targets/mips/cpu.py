@@ -56,7 +56,7 @@ class MipsCpu:
         engine.field("Config7").value |= WAIT_WAKES
         engine.on_exception(self._exception)
         engine.on_unmapped(self._bus_error)
-        engine.request_interrupt()
+        engine.set_interrupt(True)
         self._power_on = self.save()
 
     # emu.vcpu.Cpu

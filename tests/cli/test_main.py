@@ -66,6 +66,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["run"], "no guest is named"),
         (["run", "vax"], "target 'vax' is unknown, must be one of "),
         (["run", "riscv64", "--kernel", "/none"], "kernel /none: No such file or directory"),
+        (["run", "riscv64-tiny", "--memory", "2M"], "riscv64-tiny.elf needs"),
         (["run", "riscv64-tiny", "--drive", "/none"], "/none"),
         (["run", "riscv64-tiny", "--log", "/none/log"], "--log /none/log: No such file or directory"),
         (["run", "riscv64-tiny", "--loadvm", "boot"], "there is no snapshot 'boot'"),

@@ -19,7 +19,7 @@ from emu.cli.options import (
     parse_machine,
     parse_session,
 )
-from emu.config import DriveConfig, MachineConfig
+from emu.config import DriveConfig, MachineConfig, ShareConfig
 from emu.errors import ConfigError
 
 MIB = 1 << 20
@@ -88,11 +88,38 @@ def test_a_bundled_guest_brings_its_kernel_and_memory() -> None:
         ("a.img,readonly", DriveConfig(path=Path("a.img"), id="drive0", readonly=True)),
         ("a.img,readonly=off", DriveConfig(path=Path("a.img"), id="drive0")),
         ("a.img,id=root,serial=S1", DriveConfig(path=Path("a.img"), id="root", serial="S1")),
-        ("a,,b.img,format=raw", DriveConfig(path=Path("a,b.img"), id="drive0")),
+        ("a,,b.img,format=raw", DriveConfig(path=Path("a,b.img"), format="raw", id="drive0")),
     ],
 )
 def test_drive_options(text: str, expected: DriveConfig) -> None:
     assert drive(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dir", ShareConfig(path=Path("dir"), tag="host0")),
+        ("dir,readonly", ShareConfig(path=Path("dir"), tag="host0", readonly=True)),
+        ("dir,tag=data,security=mapped", ShareConfig(path=Path("dir"), tag="data", security="mapped")),
+        ("a,,b,readonly=off,security=none", ShareConfig(path=Path("a,b"), tag="host0")),
+    ],
+)
+def test_share_options(text: str, expected: ShareConfig) -> None:
+    assert machine("--share", text).shares == (expected,)
+
+
+def test_shares_are_numbered_in_order() -> None:
+    shares = machine("--share", "a", "--share", "b").shares
+    assert [share.tag for share in shares] == ["host0", "host1"]
+
+
+def test_help_says_what_the_guest_may_do_to_a_share() -> None:
+    parser = Parser()
+    add_arguments(parser)
+    text = " ".join(parser.format_help().split())
+    assert (
+        "The guest may read, write, make and delete everything in DIR as the user that emu runs as, and nothing outside" in text
+    )
 
 
 def test_drives_are_numbered_in_order() -> None:
@@ -111,6 +138,12 @@ def test_drives_are_numbered_in_order() -> None:
         (("--drive", "a.img,id=1"), "--drive id '1' must be a letter"),
         (("--drive", f"a.img,serial={'s' * 21}"), "at most 20 ASCII characters"),
         (("--drive", "a.img", "--drive", "b.img,id=drive0"), "drive id 'drive0' is given 2 times"),
+        (("--share", ""), "names no directory"),
+        (("--share", "dir,cache=loose"), "'cache=loose' is unknown, known are tag=, readonly and security="),
+        (("--share", "dir,tag=a b"), "--share tag 'a b' must be 1..31"),
+        (("--share", f"dir,tag={'t' * 32}"), "must be 1..31"),
+        (("--share", "dir,security=passthrough"), "must be one of mapped, none"),
+        (("--share", "a", "--share", "b,tag=host0"), "share tag 'host0' is given 2 times, must be given once"),
         (("--name", "../x"), "--name '../x' must be 1..64"),
         (("--name", ""), "--name '' must be 1..64"),
         (("--uuid", "1"), "--uuid '1' is no UUID"),
@@ -165,6 +198,7 @@ def config_file(tmp_path: Path) -> Path:
 def test_a_config_file_has_the_options_names(config_file: Path) -> None:
     config_file.write_text(
         'guest = "riscv64"\nmemory = "32M"\nno-rng = true\ndrive = ["a.img", "b.img,readonly"]\nserial = "none"\n'
+        'share = ["dir", "other,readonly"]\n'
     )
 
     parsed = arguments("--config", str(config_file))
@@ -173,16 +207,18 @@ def test_a_config_file_has_the_options_names(config_file: Path) -> None:
 
     assert (config.target, config.memory, config.rng) == ("riscv64", 32 * MIB, False)
     assert [drive.path.name for drive in config.drives] == ["a.img", "b.img"]
+    assert [(share.path.name, share.readonly) for share in config.shares] == [("dir", False), ("other", True)]
     assert parse_session(parsed).serial == Endpoint(EndpointKind.NONE)
 
 
-def test_the_command_line_goes_before_the_config_file_and_drives_add_up(config_file: Path) -> None:
-    config_file.write_text('guest = "arm64"\nmemory = 32\ndrive = "a.img"\n')
+def test_the_command_line_goes_before_the_config_file_and_drives_and_shares_add_up(config_file: Path) -> None:
+    config_file.write_text('guest = "arm64"\nmemory = 32\ndrive = "a.img"\nshare = "a"\n')
 
-    config = machine("--config", str(config_file), "--memory", "64M", "--drive", "b.img")
+    config = machine("--config", str(config_file), "--memory", "64M", "--drive", "b.img", "--share", "b")
 
     assert (config.target, config.memory) == ("riscv64", 64 * MIB)
     assert [drive.path.name for drive in config.drives] == ["a.img", "b.img"]
+    assert [share.tag for share in config.shares] == ["host0", "host1"]
 
 
 @pytest.mark.parametrize(

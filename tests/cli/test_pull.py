@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from emu.cli.pull import read_configuration
-from emu.config import DriveConfig, MachineConfig
+from emu.config import DriveConfig, MachineConfig, ShareConfig
 from emu.errors import MigrationError
 from emu.monitor.command import Context
 from emu.monitor.hardware import configuration
@@ -105,6 +105,7 @@ CONFIG = MachineConfig(
     target="riscv64",
     kernel=Path("/boot/Image"),
     drives=(DriveConfig(path=Path("/a.img"), id="a", readonly=True), DriveConfig(path=Path("/b.img"), id="b")),
+    shares=(ShareConfig(path=Path("/c"), tag="host0", readonly=True, security="mapped"),),
     snapshots=Path("/snapshots"),
 )
 

@@ -10,9 +10,9 @@ from typing import cast
 import pytest
 
 from emu.board import BoardDevice
-from emu.config import DriveConfig, MachineConfig
+from emu.config import DriveConfig, MachineConfig, ShareConfig
 from emu.device import Device
-from emu.errors import EmuError, ImageError, MigrationError
+from emu.errors import ConfigError, EmuError, ImageError, MigrationError
 from emu.machine import Machine
 from emu.runstate import TRANSITIONS, RunState, RunStateError, check_transition
 from migration.protocols import Pause
@@ -36,10 +36,21 @@ def build(tmp_path: Path) -> Iterator[Build]:
     """Builds machines whose kernel is `code`."""
     machines: list[Machine] = []
 
-    def begin(code: bytes = SPIN, *, incoming: bool = False, drives: tuple[DriveConfig, ...] = ()) -> Machine:
+    def begin(
+        code: bytes = SPIN,
+        *,
+        incoming: bool = False,
+        drives: tuple[DriveConfig, ...] = (),
+        shares: tuple[ShareConfig, ...] = (),
+    ) -> Machine:
         (tmp_path / "kernel").write_bytes(code)
         config = MachineConfig(
-            target="riscv64", memory=16 * MIB, kernel=tmp_path / "kernel", drives=drives, snapshots=tmp_path / "snapshots"
+            target="riscv64",
+            memory=16 * MIB,
+            kernel=tmp_path / "kernel",
+            drives=drives,
+            shares=shares,
+            snapshots=tmp_path / "snapshots",
         )
         machines.append(Machine(config, find_target("riscv64"), MemoryChardev(), incoming=incoming))
         return machines[-1]
@@ -359,3 +370,38 @@ def test_a_device_without_a_state_forbids_saving_and_moving(build: Build) -> Non
     cast("list[BoardDevice]", machine.board.devices).append(cast(BoardDevice, Forgetful("oracle")))
 
     assert machine.blocked_reasons() == [Forgetful.UNMIGRATABLE]
+
+
+def test_what_blocks_since_it_was_asked_is_seen_when_the_guest_is_held(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = build()
+    machine.cont()
+    monkeypatch.setattr(machine.board, "drain", lambda: machine.blockers.add("The share is mounted."))
+
+    with pytest.raises(MigrationError, match=r"neither saved nor moved: The share is mounted\."):
+        machine.savevm("one")
+
+    assert machine.state is RunState.RUNNING
+    assert machine.snapshots.list() == []
+
+
+def test_shares_lie_between_drives_and_entropy_and_are_compared(build: Build, drive: DriveConfig, tmp_path: Path) -> None:
+    shares = (ShareConfig(path=tmp_path, tag="one", readonly=True), ShareConfig(path=tmp_path, tag="two", security="mapped"))
+
+    machine = build(drives=(drive,), shares=shares)
+
+    virtio = [
+        device.name for device in machine.board.devices if device.name.startswith("virtio-") and "mmio" not in device.name
+    ]
+    assert virtio == ["virtio-blk:drive0", "virtio-9p:one", "virtio-9p:two", "virtio-rng"]
+    assert machine.configuration()["shares"] == {
+        "one": {"readonly": True, "security": "none"},
+        "two": {"readonly": False, "security": "mapped"},
+    }
+    assert "shares" not in build().configuration()
+
+
+def test_a_share_that_cannot_be_opened_and_too_many_are_told(build: Build, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file or directory"):
+        build(shares=(ShareConfig(path=tmp_path / "none", tag="host0"),))
+    with pytest.raises(ConfigError, match="9 virtio devices are asked for, the board has 8 slots"):
+        build(shares=tuple(ShareConfig(path=tmp_path, tag=f"host{number}") for number in range(8)))

@@ -104,7 +104,8 @@ def test_tick_prints_one_line_for_each_timer_interrupt(guest: Guest) -> None:
     before = guest.run("irq")[0]
 
     assert guest.run("tick 12") == [f"tick {number}" for number in range(1, 13)]
-    assert guest.run("irq")[0] == f"timer={int(before.removeprefix('timer=')) + 12}"
+    # One more may come between the last line and the end of the ticking.
+    assert int(guest.run("irq")[0].removeprefix("timer=")) - int(before.removeprefix("timer=")) in (12, 13)
 
 
 def test_mem_check_accepts_the_seed_that_filled_and_no_other(guest: Guest) -> None:

@@ -1,11 +1,12 @@
 """Starts the emu command line with a machine that something keeps from moving: python -m tests.live.blocked REASON -- run …
 
-No device of today's boards blocks. The reason is added where a device's would be, in the blockers of the machine.
+Devices of today's boards block only while a share is mounted. The reason is added where theirs are, in the machine's blockers.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from emu import machine
 from emu.cli.main import main
@@ -18,7 +19,7 @@ if __name__ == "__main__":
     class Blocked(Blockers):
         """Blockers that have a reason from the start."""
 
-        def __init__(self) -> None:
+        def __init__(self, moving: Callable[[], bool]) -> None:  # noqa: ARG002 - the machine is not built yet: it cannot tell
             super().__init__()
             self.add(reason)
 

@@ -31,12 +31,6 @@ def wait_for(condition: object, what: str, timeout: float = WAIT) -> None:
         time.sleep(POLL)
 
 
-def accepts(path: Path) -> bool:
-    """Whether somebody listens at a unix socket; its name is there a moment earlier."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(path)) == 0
-
-
 class EmuProcess:
     """One `emu run` in a process of its own."""
 
@@ -72,7 +66,6 @@ class EmuProcess:
             pass_fds=pass_fds,
         )
         self._console: SerialConsole | None = None
-        self._qmp_listens = False
 
     @property
     def console(self) -> SerialConsole:
@@ -83,9 +76,7 @@ class EmuProcess:
 
     def qmp(self, command: str, **arguments: Wire) -> Wire:
         """Run one QMP command; `_` in argument names stands for `-`."""
-        if not self._qmp_listens:
-            wait_for(lambda: accepts(self.qmp_path) or self.ended, f"{self.name}: QMP socket")
-            self._qmp_listens = True
+        wait_for(lambda: self.qmp_path.exists() or self.ended, f"{self.name}: QMP socket")
         return qmp_call(self.qmp_path, command, {key.replace("_", "-"): value for key, value in arguments.items()})
 
     def monitor(self, line: str) -> str:

@@ -17,9 +17,10 @@ from benchmarks.serial import SerialConsole
 from emu.monitor.client import QmpCallError
 from images.journal import read_journal
 from migration.protocols import Step
-from tests.live.conftest import Start
+from tests.emu.block.qcow2.tools import CLEAN, check, create, needs_qemu_img, qemu_img
+from tests.live.conftest import DISK_SIZE, Start
 from tests.live.machines import PROMPT, WAIT, EmuProcess, Teller, wait_for
-from tests.live.test_handover import assert_guest_is_whole, start_pair, stop_journal
+from tests.live.test_handover import RECORDS, assert_guest_is_whole, start_pair, stop_journal
 
 SEED = int(os.environ.get("EMU_TEST_SEED", "20250101"))
 
@@ -38,15 +39,14 @@ def journal_travels(start: Start, disk: Path, folder: Path, *, moves: int) -> No
     type_in(here.console, "mem fill 9 4", "mem filled")
     acknowledged = 0
     for move, scheme in zip(range(1, moves + 1), cycle(("unix", "tcp"))):
-        here.console.send_line("blk journal 3000")
-        here.console.expect(r"journal \d+\r", WAIT)
         uri = f"unix:{folder / f'{move}.in'}" if scheme == "unix" else "tcp:127.0.0.1:0"
         there = start(f"m{move}", "--incoming", "defer")
         there.qmp("migrate-incoming", uri=uri)
         if scheme == "tcp":
             (address,) = there.migration["socket-address"]  # type: ignore[misc]  # a list of one
             uri = f"tcp:{address['host']}:{address['port']}"  # type: ignore[index,call-overload]  # a map
-        for _ in range(chance.randrange(20)):
+        here.console.send_line(f"blk journal {RECORDS}")
+        for _ in range(chance.randrange(1, 20)):
             here.console.expect(r"journal \d+\r", WAIT)
         answer = here.migrate(uri)
         assert answer["status"] == "completed", answer
@@ -64,6 +64,56 @@ def journal_travels(start: Start, disk: Path, folder: Path, *, moves: int) -> No
 
 def test_no_record_is_lost_or_doubled_in_ten_moves(start: Start, disk: Path, tmp_path: Path) -> None:
     journal_travels(start, disk, tmp_path, moves=10)
+
+
+@needs_qemu_img
+def test_no_record_is_lost_in_ten_moves_of_a_qcow2_disk_over_its_base(start_without_disk: Start, tmp_path: Path) -> None:
+    base = create(tmp_path / "base.qcow2", DISK_SIZE)
+    disk = create(tmp_path / "disk.qcow2", DISK_SIZE, "cluster_size=4k", backing=base)
+    drive = ("--drive", f"{disk},format=qcow2")
+    chance = random.Random(SEED)
+    print(f"seed {SEED}")
+    here = start_without_disk("m0", *drive)
+    here.console.expect(PROMPT, WAIT)
+    acknowledged = 0
+    for move in range(1, 11):
+        here.console.send_line("blk journal 3000")
+        here.console.expect(r"journal \d+\r", WAIT)
+        there = start_without_disk(f"m{move}", *drive, "--incoming", f"unix:{tmp_path / f'{move}.in'}")
+        wait_for((tmp_path / f"{move}.in").exists, "the destination listens")
+        for _ in range(chance.randrange(20)):
+            here.console.expect(r"journal \d+\r", WAIT)
+        answer = here.migrate(f"unix:{tmp_path / f'{move}.in'}")
+        assert answer["status"] == "completed", answer
+        acknowledged = max(acknowledged, stop_journal(there.console))
+        here.close()
+        here = there
+    here.console.send_line("off")
+    assert here.wait_exit() == 0
+
+    assert check(disk) == CLEAN
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", disk, tmp_path / "raw")
+    report = read_journal(tmp_path / "raw")
+    assert report.intact
+    assert report.records >= acknowledged > 0
+
+
+@needs_qemu_img
+def test_a_killed_machine_leaves_its_qcow2_disk_free_of_corruption(start_without_disk: Start, tmp_path: Path) -> None:
+    disk = create(tmp_path / "disk.qcow2", DISK_SIZE)
+    machine = start_without_disk("machine", "--drive", str(disk))  # its magic tells the format
+    machine.console.expect(PROMPT, WAIT)
+    machine.console.send_line("blk journal 3000")
+    for _ in range(20):
+        match = machine.console.expect(r"journal (\d+)\r", WAIT)
+    machine.process.kill()
+    machine.process.wait()
+
+    assert check(disk).corruptions == 0
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", disk, tmp_path / "raw")
+    report = read_journal(tmp_path / "raw")
+    assert report.intact
+    assert report.records >= int(match[1])
 
 
 @pytest.mark.soak

@@ -1,4 +1,4 @@
-"""Debian's riscv64 kernel, unmodified, with its own drivers: it boots, works on its disk, and does not notice being moved,
+"""Debian's kernels, unmodified, with their own drivers: they boot, work on their disks, and do not notice being moved,
 saved or restored. `pytest -m linux -rP tests/live/test_linux.py` prints what was measured."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 from emu.errors import EmuError
 from images.linux import LinuxImage, fetch, make_ext4
-from tests.live.linux import GuestClock, HostMemory, LinuxGuest, check_ext4, cpu_seconds, unpack_ext4
+from tests.live.linux import APPEND, GuestClock, HostMemory, LinuxGuest, check_ext4, cpu_seconds, unpack_ext4
 from tests.live.machines import WAIT
 from tests.live.test_journeys import SEED
 
@@ -59,11 +59,11 @@ NUMBERS = seq(1, 200000)
 StartLinux = Callable[..., LinuxGuest]
 
 
-@pytest.fixture(scope="session")
-def image() -> LinuxImage:
+@pytest.fixture(scope="session", params=APPEND)
+def image(request: pytest.FixtureRequest) -> LinuxImage:
     """Debian's kernel and our initramfs."""
     try:
-        return fetch("riscv64")
+        return fetch(str(request.param))
     except EmuError as exc:
         pytest.skip(f"Debian's kernel cannot be had: {exc}")
 
@@ -255,19 +255,26 @@ def test_loadvm_takes_a_running_guest_back(start: StartLinux) -> None:
     assert guest.power_off() == 0
 
 
+riscv64 = pytest.mark.parametrize("image", ["riscv64"], indirect=True)
+
+
 @pytest.fixture(params=["fw_dynamic.bin", "fw_jump.bin", "fw_dynamic.elf"])
-def opensbi(request: pytest.FixtureRequest) -> Path:
+def opensbi(request: pytest.FixtureRequest, image: LinuxImage) -> Path:
     """Debian's firmware."""
+    if image.arch != "riscv64":
+        pytest.skip(f"OpenSBI is not for {image.arch}")
     path = FIRMWARE / str(request.param)
     if not path.exists():
         pytest.skip(f"{path} is not there (Debian: opensbi)")
     return path
 
 
+@riscv64
 def test_a_busy_guest_under_opensbi_moves(opensbi: Path, start: StartLinux, ext4: Path, tmp_path: Path) -> None:
     guest_travels(start, ext4, tmp_path, "--bios", str(opensbi), moves=6)
 
 
+@riscv64
 def test_opensbi_starts_and_serves_the_kernel(opensbi: Path, start: StartLinux) -> None:
     guest = start("guest", "--bios", str(opensbi)).boot()
 

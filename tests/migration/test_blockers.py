@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from emu.errors import MigrationError
 from migration.blockers import Blockers
 
 
@@ -22,4 +25,13 @@ def test_a_reason_goes_alone_and_once() -> None:
 
     assert blockers.reasons() == ["The share is mounted."]
     second.remove()
+    assert blockers.reasons() == []
+
+
+def test_a_reason_comes_too_late_for_a_guest_that_is_moved() -> None:
+    blockers = Blockers(lambda: True)
+
+    with pytest.raises(MigrationError, match=r"^a migration is under way, which this would forbid: The share is mounted\.$"):
+        blockers.add("The share is mounted.")
+
     assert blockers.reasons() == []

@@ -26,23 +26,38 @@ import emu
 import migration
 import targets
 from devices.clint import Clint
+from devices.cmos import Cmos
+from devices.generic_timer import GenericTimer
+from devices.gicv2 import GicV2
 from devices.goldfish_pic import GoldfishPic
 from devices.goldfish_rtc import GoldfishRtc
+from devices.i8254 import Pit
+from devices.i8259 import PicPair
 from devices.ns16550 import Ns16550
+from devices.p9.hostfs import HostFs
+from devices.p9.server import Server
+from devices.p9.session import Session
+from devices.pci import PciHost
+from devices.pcpower import PcPower
+from devices.pl011 import Pl011
+from devices.pl031 import Pl031
 from devices.plic import Plic
 from devices.syscon import Syscon
 from devices.virtio.blk import VirtioBlk
 from devices.virtio.mmio import VirtioMmio
+from devices.virtio.p9 import VirtioP9
+from devices.virtio.pci import VirtioPci
 from devices.virtio.rng import VirtioRng
 from emu.block.image import Image, open_image
 from emu.device import Device
 from emu.engine.core import Engine
 from emu.errors import StateError, StreamError
 from emu.irq import IrqLine
+from migration.blockers import Blockers
 from migration.stream import unpack
 from migration.vmstate import State, Wire, describe, dump, parse
-from targets.riscv64.cpu import RiscvCpu
-from targets.riscv64.sbi import Sbi
+from targets.riscv.cpu import RiscvCpu
+from targets.riscv.sbi import Sbi
 from tests.devices.fakes import FakeClock, MemoryChardev
 from tests.devices.virtio.driver import InlineExecutor, Memory, Posts
 
@@ -87,6 +102,11 @@ def no_line() -> IrqLine:
 
 
 @functools.cache
+def share() -> HostFs:
+    return HostFs(Path(SCRATCH.name), readonly=True, mapped=False)
+
+
+@functools.cache
 def disk() -> Image:
     path = Path(SCRATCH.name) / "disk"
     path.write_bytes(bytes(1 << 20))
@@ -96,6 +116,12 @@ def disk() -> Image:
 @functools.cache
 def hart() -> RiscvCpu:
     return RiscvCpu(Engine("riscv64"), FakeClock())
+
+
+def make_p9() -> VirtioP9:
+    blockers = Blockers()
+    session = Session(share(), lambda: blockers.add("The share is mounted."))
+    return VirtioP9("p9", Memory(), Server(session), tag="host0", executor=InlineExecutor(), post=Posts())
 
 
 def make_sbi() -> Sbi:
@@ -112,14 +138,25 @@ def make_sbi() -> Sbi:
 
 DEVICES: dict[type[Device[Any]], Callable[[], Device[Any]]] = {
     Clint: lambda: Clint("clint", msip=no_line(), mtip=no_line(), clock=FakeClock()),
+    GenericTimer: lambda: GenericTimer("timer", FakeClock(), physical=no_line(), virtual=no_line()),
+    GicV2: lambda: GicV2("gic", no_line()),
     GoldfishPic: lambda: GoldfishPic("pic", no_line()),
     GoldfishRtc: lambda: GoldfishRtc("rtc", no_line(), FakeClock()),
     Ns16550: lambda: Ns16550("serial", no_line(), MemoryChardev(), FakeClock()),
+    Pl011: lambda: Pl011("serial", no_line(), MemoryChardev(), FakeClock()),
+    Pl031: lambda: Pl031("rtc", no_line(), FakeClock()),
+    Cmos: lambda: Cmos("rtc", no_line(), FakeClock()),
+    PciHost: lambda: PciHost("pci", 0xC000_0000, [no_line() for _ in range(4)]),
+    PcPower: lambda: PcPower("power", on_power_off=lambda _code: None, on_reset=lambda: None),
+    PicPair: lambda: PicPair("pic", no_line()),
+    Pit: lambda: Pit("pit", no_line(), FakeClock()),
     Plic: lambda: Plic("plic", no_line(), no_line()),
     Sbi: make_sbi,
     Syscon: lambda: Syscon("test", on_power_off=lambda _code: None, on_reset=lambda: None),
     VirtioBlk: lambda: VirtioBlk("blk", Memory(), disk(), executor=InlineExecutor(), post=Posts()),
     VirtioMmio: lambda: VirtioMmio("slot", VirtioRng("rng", Memory()), no_line()),
+    VirtioPci: lambda: VirtioPci("function", VirtioRng("rng", Memory()), no_line()),
+    VirtioP9: make_p9,
     VirtioRng: lambda: VirtioRng("rng", Memory()),
 }
 
@@ -229,7 +266,9 @@ def refusal(cls: type[State], version: int, wire: Wire) -> str:
 
 
 def test_there_is_something_to_test() -> None:
-    assert {"ClintState", "Ns16550State", "PlicState", "RiscvState", "ClockState"} <= {cls.__name__ for cls in STATES}
+    assert {"ClintState", "Ns16550State", "PlicState", "Riscv32State", "Riscv64State", "ClockState"} <= {
+        cls.__name__ for cls in STATES
+    }
 
 
 def test_every_state_has_a_name_of_its_own() -> None:

@@ -29,6 +29,7 @@ class FakeImage:
     owner: FakeHandover
     read_only: bool = False
     size: int = 1 << 20
+    format: str = "raw"
 
     @property
     def active(self) -> bool:

@@ -79,7 +79,7 @@ def test_human_monitor_command_gives_hmps_text(qmp: QEMUMonitorProtocol) -> None
 
 
 def test_the_configuration_is_complete_and_its_paths_absolute(qmp: QEMUMonitorProtocol, tmp_path: Path) -> None:
-    drive = {"path": str(tmp_path / "disk.raw"), "format": "raw", "id": "drive0", "readonly": False, "serial": ""}
+    drive = {"path": str(tmp_path / "disk.raw"), "format": "", "id": "drive0", "readonly": False, "serial": ""}
 
     configuration = qmp.cmd("x-emu-configuration")
 

@@ -5,10 +5,36 @@ from __future__ import annotations
 from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
 
 LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
+    (UNICORN_2_1_4_X86_64, "riscv32"): IsaLayout(
+        arch=8,  # UC_ARCH_RISCV
+        mode=4,  # UC_MODE_RISCV32
+        suffix="riscv32",
+        constants="riscv",
+        pc_advance=4,
+        stop_interrupt=False,  # Unicorn's own ends the slice at every EBREAK
+        code_watch=CodeWatchCalls(
+            invalidate_fast=0xEE1F90,
+            invalidate_fast_slot=0x14C7150,
+            rearm=0xEC5CA0,
+            rearm_slot=0x14BFA50,
+        ),
+        abort=AbortCall(function=0x3C1899, slot=0x14C87C8),
+        env_in_cpu=36080,
+        env_size=968,
+        env={
+            **{f"f{n}": (128 + 8 * n, 8) for n in range(32)},
+            "pc": (384, 4),
+            "load_res": (388, 4),
+            "load_val": (392, 4),
+            "badaddr": (400, 4),
+            "priv": (424, 4),
+            "mip": (444, 4),
+            "mie": (456, 4),
+        },
+    ),
     (UNICORN_2_1_4_X86_64, "riscv64"): IsaLayout(
         arch=8,  # UC_ARCH_RISCV
         mode=8,  # UC_MODE_RISCV64
-        model=None,
         suffix="riscv64",
         constants="riscv",
         pc_advance=4,
@@ -22,9 +48,10 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         env_in_cpu=36112,
         env_size=1568,
         env={
+            **{f"f{n}": (256 + 8 * n, 8) for n in range(32)},
+            "pc": (512, 8),
             "load_res": (520, 8),
             "load_val": (528, 8),
-            "pc": (512, 8),
             "badaddr": (544, 8),
             "priv_ver": (560, 8),
             "misa": (568, 8),
@@ -52,16 +79,16 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     ),
 }
 
-PROBES: dict[str, Probe] = {
-    "riscv64": Probe(
-        base=0x8000_0000,
-        pointer="x5",
-        counter="x7",
-        store=bytes.fromhex("23a06200 93831300 6f000000"),  # sw x6, 0(x5); addi x7, x7, 1; j .
-        loop=bytes.fromhex("93831300 6ff0dfff"),  # addi x7, x7, 1; j .-4
-        one=bytes.fromhex("93031000 73005010"),  # li x7, 1; wfi
-        two=bytes.fromhex("93032000 73005010"),  # li x7, 2; wfi
-        trap=bytes.fromhex("73001000"),  # ebreak
-        trap_number=3,
-    ),
-}
+_PROBE = Probe(
+    base=0x8000_0000,
+    pointer="x5",
+    counter="x7",
+    store=bytes.fromhex("23a06200 93831300 6f000000"),  # sw x6, 0(x5); addi x7, x7, 1; j .
+    loop=bytes.fromhex("93831300 6ff0dfff"),  # addi x7, x7, 1; j .-4
+    one=bytes.fromhex("93031000 73005010"),  # li x7, 1; wfi
+    two=bytes.fromhex("93032000 73005010"),  # li x7, 2; wfi
+    trap=bytes.fromhex("73001000"),  # ebreak
+    trap_number=3,
+)
+
+PROBES: dict[str, Probe] = {"riscv32": _PROBE, "riscv64": _PROBE}

@@ -1,0 +1,89 @@
+"""What all messages of a session share: the directory, the fids, and the promise that the guest can be moved without them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from devices.p9.fids import Fid, Fids
+from devices.p9.hostfs import HostFs, Owner
+from devices.p9.wire import Reader
+from emu.errors import MigrationError
+
+
+class Blocker(Protocol):
+    """What forbids saving and moving until it is removed."""
+
+    def remove(self) -> None:
+        """It is gone."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One message under way: its fields, the data behind a Twrite's, where an Rread's data goes and how much went there."""
+
+    fields: Reader
+    payload: Sequence[memoryview]
+    data: Sequence[memoryview]
+    filled: int = 0
+
+
+class Session:
+    """A guest's use of one share. `block` forbids saving and moving, or raises MigrationError when that cannot be had."""
+
+    def __init__(self, files: HostFs, block: Callable[[], Blocker], *, fids: Fids | None = None) -> None:
+        self.files = files
+        self.fids = Fids() if fids is None else fids
+        self.msize = 0  # bytes of the longest message; 0 until Tversion
+        self._block = block
+        self._blocker: Blocker | None = None
+
+    def start(self, msize: int) -> None:
+        """Begin anew, nothing attached."""
+        self.fids.clear()
+        self.settle()
+        self.msize = msize
+
+    def attach(self, number: int, fid: Fid) -> None:
+        """The guest mounts the share; OSError EBUSY when it is about to be moved."""
+        if self._blocker is None:
+            try:
+                self._blocker = self._block()
+            except MigrationError as exc:
+                raise OSError(errno.EBUSY, str(exc)) from exc
+        try:
+            self.fids.add(number, fid)
+        finally:
+            self.settle()
+
+    def settle(self) -> None:
+        """A share without fids is not mounted: the guest may be saved and moved again."""
+        if self._blocker is not None and not self.fids:
+            self._blocker.remove()
+            self._blocker = None
+
+    @contextlib.contextmanager
+    def at(self, fid: Fid) -> Iterator[int]:
+        """A descriptor of a fid's file: the open one, which may have lost its name, or what its path leads to now."""
+        if fid.fd >= 0:
+            yield fid.fd
+            return
+        with self.path(fid.path) as fd:
+            yield fd
+
+    @contextlib.contextmanager
+    def path(self, path: bytes) -> Iterator[int]:
+        """An O_PATH descriptor of a path."""
+        fd = self.files.find(path)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def owner(self, fid: Fid, gid: int) -> Owner:
+        """Whose a file that is made through `fid` is."""
+        return Owner(fid.uid, gid)

@@ -1,0 +1,154 @@
+"""9P transport (virtio 1.2, 5.9; QEMU, hw/9pfs): one queue of requests, served by one worker thread, one after the other.
+
+    queue_notified: pop chains, copy messages -> waiting -> worker: Server, data straight between file and guest memory
+                                                         -> done -> post: push, interrupt (one for many)
+
+A mounted share forbids saving and moving the guest, for its fids are not saved: the state has room for them, not more. What is
+saved otherwise is the queue and the length of messages that were agreed upon.
+Missing: shares that move with their guest.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from devices.p9 import wire
+from devices.p9.server import Server
+from devices.virtio.device import DeviceId, VirtioDevice, VirtioState
+from devices.virtio.queue import Chain, QueueState, split
+from devices.virtio.workers import Executor, Workers
+from emu.errors import GuestError, StateError
+from emu.memory import GuestMemory
+from migration.vmstate import VMState, structs, u32
+
+log = logging.getLogger(__name__)
+
+QUEUE_SIZE = 128  # QEMU's, and as many pieces as Linux makes of a message
+MOUNT_TAG = 1 << 0  # feature: the configuration space holds a tag
+PATIENCE = 200e-6  # seconds; stopping the guest for an answer that comes later costs as much
+
+
+@dataclass(slots=True, kw_only=True)
+class VirtioP9State(VirtioState):
+    """The queue and the session's message length, 0 without one. Fids are not saved: while there are any, nothing is."""
+
+    VMSTATE: ClassVar[VMState] = VMState("virtio-9p", version=1, minimum=1)
+    queues: list[QueueState] = structs(QueueState, min_len=1, max_len=1)
+    msize: int = u32(max=wire.MSIZE_MAX)
+
+    def check(self) -> None:
+        VirtioState.check(self)
+        if 0 < self.msize < wire.MSIZE_MIN:
+            raise StateError(f"virtio-9p.msize is {self.msize}, must be 0 or at least {wire.MSIZE_MIN}")
+
+
+@dataclass(slots=True)
+class Request:
+    """One message under way; `head` and `data` are the room for the reply."""
+
+    chain: Chain
+    message: bytes
+    payload: list[memoryview]
+    head: list[memoryview]
+    data: list[memoryview]
+    written: int = 0
+
+
+class VirtioP9(VirtioDevice):
+    """A share. `post` runs a function on the vCPU thread, soon; `tag` is what the guest mounts it by."""
+
+    STATE = VirtioP9State
+    DEVICE_ID = DeviceId.P9
+    QUEUE_SIZES = (QUEUE_SIZE,)
+
+    state: VirtioP9State
+
+    def __init__(
+        self,
+        name: str,
+        memory: GuestMemory,
+        server: Server,
+        *,
+        tag: str,
+        executor: Executor,
+        post: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._server = server
+        self._tag = tag.encode()
+        self._workers: Workers[Request] = Workers(1, executor, post, carry_out=self._carry_out, give_back=self._give_back)
+        super().__init__(name, memory)
+
+    @property
+    def offered(self) -> int:
+        """Feature bits."""
+        return super().offered | MOUNT_TAG
+
+    def config(self) -> bytes:
+        """struct virtio_9p_config: the tag and its length."""
+        return struct.pack("<H", len(self._tag)) + self._tag
+
+    def queue_notified(self, index: int) -> None:
+        """Hand every chain that is there to the worker."""
+        queue = self.queues[index]
+        try:
+            while (chain := queue.pop()) is not None:
+                self._workers.start(_parse(chain))
+        finally:
+            queue.enable_notification()
+            self._give_back(self._workers.settle(PATIENCE))
+
+    def _carry_out(self, request: Request) -> None:
+        reply, filled = self._server.serve(request.message, request.payload, request.data)
+        done = 0
+        for piece in [*request.head, *request.data]:
+            part = reply[done : done + len(piece)]
+            if not part:
+                break
+            piece[: len(part)] = part
+            done += len(part)
+        request.written = len(reply) + filled
+
+    def _give_back(self, done: list[Request]) -> None:
+        """Push finished chains, with one interrupt."""
+        for request in done:
+            chain = request.chain
+            for address, piece in zip(chain.addresses, chain.writable, strict=True):
+                self.memory.written(address, len(piece))
+            if self.live:  # a broken device uses no more buffers (2.1.2)
+                self.queues[0].push(chain, request.written)
+        if done and self.live:
+            self.used(0)
+
+    def drain(self) -> None:
+        """Return when no request is in flight and the driver's rings show it."""
+        self._workers.drain()
+
+    def save(self) -> VirtioP9State:
+        """The state, with what the session agreed upon."""
+        self.state.msize = self._server.session.msize
+        return self.state
+
+    def after_load(self) -> None:
+        """A reset or another state ends the session of the one before: nothing is mounted."""
+        self._workers.drop()
+        self._server.session.start(self.state.msize)
+        super().after_load()
+
+
+def _parse(chain: Chain) -> Request:
+    """Copy a message, but for a write's data. One without a header, or without room for an error, breaks the device."""
+    header, _ = split(chain.readable, wire.HEADER.size)
+    if chain.readable_size < wire.HEADER.size or chain.writable_size < wire.ERROR_SIZE:
+        sizes = f"{chain.readable_size} bytes and room for {chain.writable_size}"
+        raise GuestError(f"9p request {chain.head} has {sizes}, must have {wire.HEADER.size} and {wire.ERROR_SIZE}")
+    size, kind, _tag = wire.HEADER.unpack(b"".join(header))
+    message, _ = split(chain.readable, max(wire.HEADER.size, min(size, wire.MSIZE_MAX)))
+    payload: list[memoryview] = []
+    if kind == wire.Type.WRITE:
+        message, payload = split(message, wire.WRITE_HEADER)
+    head, data = split(chain.writable, wire.READ_HEADER)
+    return Request(chain, b"".join(message), payload, head, data)

@@ -1,0 +1,92 @@
+"""The snapshot table of an image (docs/interop/qcow2.txt, "Snapshots")."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from emu.block.file import ImageFile
+from emu.block.qcow2.header import MAX_L1, Header
+from emu.errors import ImageError, ImageErrorKind
+
+MAX_TABLE = 64 << 20  # bytes, as QEMU
+MAX_EXTRA = 1024  # bytes, as QEMU
+_ENTRY = struct.Struct(">QIHHIIQII")
+_EXTRA = struct.Struct(">QQ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One internal snapshot: an L1 table, and what is told about it. Offsets and sizes are bytes."""
+
+    id: str
+    name: str
+    l1_offset: int
+    l1_entries: int
+    date: int  # seconds since 1970
+    date_ns: int
+    vm_clock_ns: int
+    vm_state_size: int
+    disk_size: int
+    raw: bytes  # the entry as it is in the table, with what this build does not know of
+
+    @staticmethod
+    def new(number: int, name: str, l1_offset: int, l1_entries: int, *, time_ns: int, disk_size: int) -> Snapshot:
+        """A snapshot of a disk alone."""
+        identity, label = str(number).encode(), name.encode()
+        date, date_ns = divmod(time_ns, 1_000_000_000)
+        extra = _EXTRA.pack(0, disk_size)
+        raw = _ENTRY.pack(l1_offset, l1_entries, len(identity), len(label), date & 0xFFFFFFFF, date_ns, 0, 0, len(extra))
+        raw += extra + identity + label
+        return _parse(raw + bytes(-len(raw) % 8), 0, disk_size)[0]
+
+
+def read_snapshots(file: ImageFile, header: Header) -> tuple[list[Snapshot], int]:
+    """The snapshots of an image, and how many bytes their table has."""
+    if header.snapshots == 0:
+        return [], 0
+    start = header.snapshots_offset
+    raw = bytearray(min(MAX_TABLE, max(file.size - start, 0)))
+    file.readv(start, [raw])
+    at, snapshots = 0, []
+    for number in range(header.snapshots):
+        try:
+            snapshot, at = _parse(raw, at, header.size)
+        except (struct.error, ValueError) as exc:
+            raise ImageError(
+                ImageErrorKind.CORRUPT, file.path, f"has a snapshot table that breaks off at number {number}"
+            ) from exc
+        end = snapshot.l1_offset + snapshot.l1_entries * 8
+        if snapshot.l1_offset % header.cluster_size or snapshot.l1_entries > MAX_L1 // 8 or end > file.size:
+            text = f"has snapshot {snapshot.id!r} with its L1 table at {snapshot.l1_offset:#x}..{end:#x}, out of the file"
+            raise ImageError(ImageErrorKind.CORRUPT, file.path, text)
+        snapshots.append(snapshot)
+    return snapshots, at
+
+
+def _parse(raw: bytes | bytearray, start: int, size: int) -> tuple[Snapshot, int]:
+    """The snapshot at `start` of the table, and where the next one is; `size` is the disk's unless the snapshot says."""
+    l1_offset, l1_entries, id_length, name_length, date, date_ns, clock, state_size, extra = _ENTRY.unpack_from(raw, start)
+    if extra > MAX_EXTRA:
+        raise ValueError(extra)
+    at = start + _ENTRY.size
+    if extra >= _EXTRA.size:
+        state_size, size = _EXTRA.unpack_from(raw, at)
+    at += extra
+    names = raw[at : at + id_length + name_length]
+    if len(names) < id_length + name_length:
+        raise ValueError(len(names))
+    end = start + -(-(at + len(names) - start) // 8) * 8
+    snapshot = Snapshot(
+        id=names[:id_length].decode(errors="replace"),
+        name=names[id_length:].decode(errors="replace"),
+        l1_offset=l1_offset,
+        l1_entries=l1_entries,
+        date=date,
+        date_ns=date_ns,
+        vm_clock_ns=clock,
+        vm_state_size=state_size,
+        disk_size=size,
+        raw=bytes(raw[start:end]).ljust(end - start, b"\0"),
+    )
+    return snapshot, end

@@ -1,0 +1,1 @@
+"""ARM, 64 and 32 bits: one board, two CPUs."""

@@ -1,0 +1,11 @@
+"""Addresses and interrupt numbers of the `virt` board, as in QEMU's hw/riscv/virt.c."""
+
+from __future__ import annotations
+
+SYSCON, SYSCON_SIZE = 0x10_0000, 0x1000
+RTC, RTC_SIZE, RTC_IRQ = 0x10_1000, 0x1000, 11
+CLINT, CLINT_SIZE = 0x200_0000, 0x1_0000
+PLIC, PLIC_SIZE, PLIC_SOURCES = 0xC00_0000, 0x60_0000, 95
+UART, UART_SIZE, UART_IRQ, UART_CLOCK = 0x1000_0000, 0x100, 10, 3_686_400
+VIRTIO, VIRTIO_SIZE, VIRTIO_SLOTS, VIRTIO_IRQ = 0x1000_1000, 0x1000, 8, 1
+RAM_BASE = 0x8000_0000

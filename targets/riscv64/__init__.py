@@ -1,1 +1,0 @@
-"""RISC-V, 64 bits: the `virt` board of QEMU, by address."""

@@ -41,6 +41,7 @@ ONLY_CPU = -1  # qemu_get_cpu's index of the one CPU Unicorn has
 
 UC_ERR_EXCEPTION = 21
 CPU_INTERRUPT_HARD = 2
+EXCP_HLT, EXCP_HALTED = 0x10001, 0x10003
 
 _MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 _MmioWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
@@ -111,8 +112,8 @@ class Engine:
         if not self._layout.stop_interrupt:
             ctypes.c_void_p.from_address(self._uc + core.uc_stop_interrupt).value = None
         self._exception_pc = 0
-        if self._layout.pc_advance is None:
-            self._keep_exception_pc(core.uc_stop_interrupt)
+        if self._layout.pc_advance is None or self._layout.wait_spins:
+            self._answer_stop_interrupt(core.uc_stop_interrupt)
         self._store_trap = StoreTrap(core, self._uc, self.cpu, self.env, self._layout.env_size, self.flush_tlb)
 
     def close(self) -> None:
@@ -173,12 +174,17 @@ class Engine:
         self._exception_handler = handler
         self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt), 1, 0)  # begin > end: anywhere
 
-    def _keep_exception_pc(self, stop_interrupt: int) -> None:
-        """Note the pc of an exception where it is last known: when the library asks whether it ends the slice."""
-        pc = self._pc
+    def _answer_stop_interrupt(self, stop_interrupt: int) -> None:
+        """Use the library's question whether an exception ends the slice, which comes before anything is lost.
 
-        def on_question(_uc: int, _number: int) -> bool:
+        It is where the pc of the exception is last known, and where a wait that would spin can be made to end the slice.
+        """
+        pc, index = self._pc, self._exception_index
+
+        def on_question(_uc: int, number: int) -> bool:
             self._exception_pc = pc.value
+            if number == EXCP_HALTED:
+                index.value = EXCP_HLT
             return False
 
         callback = _StopInterrupt(on_question)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from emu.engine.isas import mips, riscv
+from emu.engine.isas import mips, ppc, riscv
 from emu.engine.layout import CORE, Build, CoreLayout, IsaLayout, Probe
 from emu.errors import EngineError
 
-LAYOUTS: dict[tuple[Build, str], IsaLayout] = {**mips.LAYOUTS, **riscv.LAYOUTS}
-PROBES: dict[str, Probe] = {**mips.PROBES, **riscv.PROBES}
+LAYOUTS: dict[tuple[Build, str], IsaLayout] = {**mips.LAYOUTS, **ppc.LAYOUTS, **riscv.LAYOUTS}
+PROBES: dict[str, Probe] = {**mips.PROBES, **ppc.PROBES, **riscv.PROBES}
 
 
 def layout_of(build: Build, isa: str) -> tuple[CoreLayout, IsaLayout]:

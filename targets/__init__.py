@@ -8,6 +8,7 @@ from functools import partial
 from emu.board import Board, Wiring
 from emu.errors import ConfigError
 from targets.mips.board import MipsBoard
+from targets.ppc.board import PpcBoard
 from targets.riscv64.board import VirtBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
@@ -15,6 +16,7 @@ TARGETS: dict[str, Callable[[Wiring], Board]] = {
     "mips64": partial(MipsBoard, isa="mips64"),
     "mips64el": partial(MipsBoard, isa="mips64el"),
     "mipsel": partial(MipsBoard, isa="mipsel"),
+    "ppc": PpcBoard,
     "riscv64": VirtBoard,
 }
 

@@ -56,6 +56,13 @@ ISAS: dict[str, Isa] = {
     "mips64": _mips("mips64", "gnuabi64"),
     "mips64el": _mips("mips64el", "gnuabi64"),
     "mipsel": _mips("mipsel", "gnu"),
+    "ppc": Isa(
+        folders=("ppc", "goldfish", "div64"),
+        compiler="powerpc-linux-gnu-gcc",
+        package="gcc-powerpc-linux-gnu",
+        link_address=0x10_0000,
+        flags=("-mcpu=7400", "-mno-altivec", "-msoft-float", "-msdata=none"),
+    ),
     "riscv64": Isa(
         folders=("riscv64",),
         compiler="riscv64-linux-gnu-gcc",

@@ -99,6 +99,8 @@ class Engine:
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self._layout.env_in_cpu)
+        for name, value in self._layout.reset.items():
+            self.field(name).value = value
         self._pc = self.field("pc")
         self._halted = ctypes.c_uint32.from_address(self.cpu + core.cpu_halted)
         self._requests = ctypes.c_uint32.from_address(self.cpu + core.cpu_interrupt_request)
@@ -316,11 +318,10 @@ class Engine:
 
         It is called with the GIL held and must not leave by longjmp: that would skip the Python frames below it.
         """
-        symbol = f"{name}_{self._layout.suffix}"
-        try:
-            return ctypes.PYFUNCTYPE(restype, *argtypes)((symbol, quick_library()))
-        except AttributeError as exc:
-            raise EngineError(f"libunicorn has no function {symbol}") from exc
+        for symbol in (f"{name}_{self._layout.suffix}", name):  # what only one ISA has bears no suffix
+            if hasattr(quick_library(), symbol):
+                return ctypes.PYFUNCTYPE(restype, *argtypes)((symbol, quick_library()))
+        raise EngineError(f"libunicorn has no function {name} for {self.isa}")
 
     # Translations
 
@@ -407,7 +408,7 @@ class Engine:
             raise EngineError(f"Unicorn cannot {what}: uc_err {error}")
 
 
-_FIELD_TYPES = {4: ctypes.c_uint32, 8: ctypes.c_uint64}
+_FIELD_TYPES = {1: ctypes.c_uint8, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
 
 
 def _address(pointer: int | None) -> int:

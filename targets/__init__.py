@@ -16,7 +16,8 @@ TARGETS: dict[str, Callable[[Wiring], Board]] = {
     "mips64": partial(MipsBoard, isa="mips64"),
     "mips64el": partial(MipsBoard, isa="mips64el"),
     "mipsel": partial(MipsBoard, isa="mipsel"),
-    "ppc": PpcBoard,
+    "ppc": partial(PpcBoard, isa="ppc"),
+    "ppc64": partial(PpcBoard, isa="ppc64"),
     "riscv64": VirtBoard,
 }
 

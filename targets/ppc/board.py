@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from emu.board import Wiring
 from targets.goldfish import GoldfishBoard, Places
 from targets.ppc.cpu import PpcCpu
@@ -20,5 +22,6 @@ PLACES = Places(
 class PpcBoard(GoldfishBoard):
     """Implements emu.board.Board."""
 
-    def __init__(self, wiring: Wiring) -> None:
-        super().__init__(wiring, isa="ppc", places=PLACES, cpu=PpcCpu, big_endian=True)
+    def __init__(self, wiring: Wiring, *, isa: str) -> None:
+        places = PLACES if isa == "ppc" else replace(PLACES, machine="EM_PPC64")
+        super().__init__(wiring, isa=isa, places=places, cpu=PpcCpu, big_endian=True)

@@ -1,4 +1,4 @@
-"""A PowerPC 7400: its registers, its exceptions and interrupts.
+"""A PowerPC CPU, 7400 or POWER10: its registers, its exceptions and interrupts.
 
 Unicorn executes instructions and walks page tables; exceptions go to QEMU's own entry code, which is part of the library. It
 delivers an interrupt by itself once it is pending and MSR.EE is set. Time base and decrementer are plain registers that stand
@@ -14,58 +14,71 @@ from emu.engine.core import Engine
 from emu.engine.holes import Access
 from emu.errors import EngineError
 from emu.irq import IrqLine
-from targets.ppc.state import SPRS, PpcState
+from targets.ppc.state import STATES, Ppc64State, PpcState
 
 MACHINE_CHECK, HV_EMULATION = 1, 96  # the engine's numbers; the second is an illegal instruction, which becomes a program one
 EXTERNAL = 1 << 3  # of the engine's pending interrupts
 MSR_EE, MSR_ME, MSR_POW = 1 << 15, 1 << 12, 1 << 18
-TIME = ("DEC", "TBL", "TBU", "TBL_W", "TBU_W")
-PLAIN = SPRS["SPRG0"]
 ROUNDING = 0x7  # FPSCR: RN and NI
 EPAPR_MAGIC = 0x6550_4150  # r6 of a kernel that gets a device tree (ePAPR 5.4.1)
-NO_VECTOR = (1 << 32) - 1
-
-WORDS = ("pc", "lr", "ctr", "xer", "so", "ov", "ca", "reserve_addr", "reserve_val")
-LISTS = {"r": 32, "cr": 8, "sr": 16, "ibatu": 4, "ibatl": 4, "dbatu": 4, "dbatl": 4, "f": 32, "vr_high": 32, "vr_low": 32}
+MSR_SF, MSR_HV = 1 << 63, 1 << 60
+LPCR_EEE, LPCR_HEIC = 1 << 14, 1 << 4  # an external interrupt ends STOP, and does not interrupt the hypervisor
 
 
 class PpcCpu:
     """One CPU on the engine. Runs on the vCPU thread, `stop` apart."""
 
-    STATE = PpcState
-
     def __init__(self, engine: Engine, _clock: Clock) -> None:
         self.name = "cpu0"
         self.engine = engine
-        self._words = {name: engine.field(name) for name in WORDS}
-        self._lists = {name: [engine.field(f"{name}{n}") for n in range(count)] for name, count in LISTS.items()}
-        self._sprs = {name: engine.field(f"spr{number}") for name, number in SPRS.items()}
+        self.STATE = STATES[engine.isa]
+        self._model = model = self.STATE.MODEL
+        self._words = {name: engine.field(name) for name in model.words}
+        self._lists = {name: [engine.field(f"{name}{n}") for n in range(count)] for name, count in model.lists.items()}
+        self._sprs = {name: engine.field(f"spr{number}") for name, number in model.sprs.items()}
         self._vectors = [engine.field(f"vector{n}") for n in range(102)]
         self._msr = engine.field("msr")
         self._fpscr = engine.field("fpscr")
         self._pending = engine.field("pending_interrupts")
-        u32, env = ctypes.c_uint32, ctypes.c_void_p
-        self._do_interrupt = engine.function("ppc_cpu_do_interrupt", None, env)
-        self._store_msr = engine.function("ppc_store_msr", None, env, u32)
-        self._store_fpscr = engine.function("helper_store_fpscr", None, env, ctypes.c_uint64, u32)
-        self._store_vscr = engine.function("helper_mtvscr", None, env, u32)
-        self._load_vscr = engine.function("helper_mfvscr", u32, env)
-        for name in TIME:
-            for access in ("read", "write", "user_read"):
-                callback = engine.field(f"{access}{SPRS[name]}")
-                if callback.value:  # it may be accessed so
-                    callback.value = engine.field(f"{access.removeprefix('user_')}{PLAIN}").value
+        self._wide = bool(model.all_bits >> 32)
+        word, pointer = ctypes.c_uint64 if self._wide else ctypes.c_uint32, ctypes.c_void_p
+        u32, u64 = ctypes.c_uint32, ctypes.c_uint64
+        self._do_interrupt = engine.function("ppc_cpu_do_interrupt", None, pointer)
+        self._store_msr = engine.function("ppc_store_msr", None, pointer, word)
+        self._store_fpscr = engine.function("helper_store_fpscr", None, pointer, u64, u32)
+        self._store_vscr = engine.function("helper_mtvscr", None, pointer, u32)
+        self._load_vscr = engine.function("helper_mfvscr", u32, pointer)
+        if self._wide:
+            self._store_slb = engine.function("ppc_store_slb", ctypes.c_int, pointer, u64, u64, u64)
+        self._stop_time()
         self.interrupt = IrqLine(self._interrupt)
         engine.on_exception(self._exception)
         engine.on_unmapped(self._bus_error)
         self._power_on = self.save()
+
+    def _stop_time(self) -> None:
+        """Have what would count read and written as SPRG0, by those who may."""
+        plain, nobody = self._model.sprs["SPRG0"], self.engine.field(f"user_read{self._model.sprs['SPRG0']}").value
+        for name in self._model.time:
+            for who in ("user_", "", "hyper_"):
+                for access in ("read", "write"):
+                    callback = self.engine.field(f"{who}{access}{self._model.sprs[name]}")
+                    if callback.value not in (0, nobody):
+                        callback.value = self.engine.field(f"{access}{plain}").value
 
     # emu.vcpu.Cpu
 
     @property
     def asleep(self) -> bool:
         """Whether the CPU saves power and there is no interrupt it can take."""
-        return self.engine.halted and not (self._pending.value & EXTERNAL and self._msr.value & MSR_EE)
+        return self.engine.halted and not (self._pending.value & EXTERNAL and self._wakes())
+
+    def _wakes(self) -> bool:
+        """Whether an external interrupt ends the sleep that the CPU is in."""
+        if not self._wide:
+            return bool(self._msr.value & MSR_EE)
+        lpcr = self._sprs["LPCR"].value
+        return not self._words["resume_as_sreset"].value or bool(lpcr & LPCR_EEE and not lpcr & LPCR_HEIC)
 
     def run(self) -> None:
         """Run one slice."""
@@ -79,7 +92,7 @@ class PpcCpu:
 
     def enter(self, pc: int, tree: int) -> None:
         """Start a kernel as ePAPR has it: the device tree's address in r3, exception vectors from 0 on."""
-        self._store_msr(self.engine.env, 0)
+        self._store_msr(self.engine.env, (MSR_SF | MSR_HV) & self._model.msr_bits)
         self._words["pc"].value = pc
         self._lists["r"][3].value = tree
         self._lists["r"][6].value = EPAPR_MAGIC
@@ -91,7 +104,7 @@ class PpcCpu:
             self.engine.kick()
 
     def _exception(self, number: int) -> None:
-        if number != HV_EMULATION and self._vectors[number].value == NO_VECTOR:
+        if number != HV_EMULATION and self._vectors[number].value == self._model.all_bits:
             raise EngineError(f"CPU cannot go on at pc {self.engine.pc:#x}: exception {number} has no vector")
         self._do_interrupt(self.engine.cpu)
 
@@ -128,9 +141,9 @@ class PpcCpu:
         """Back to the state after power-on."""
         self.load(self._power_on)
 
-    def save(self) -> PpcState:
+    def save(self) -> PpcState | Ppc64State:
         """Read every register."""
-        state = PpcState(
+        state = self.STATE(
             msr=self._msr.value,
             sprs=[field.value for field in self._sprs.values()],
             fpscr=self._fpscr.value,
@@ -143,7 +156,7 @@ class PpcCpu:
             setattr(state, name, [field.value for field in fields])
         return state
 
-    def load(self, state: PpcState) -> None:
+    def load(self, state: PpcState | Ppc64State) -> None:
         """Write every register."""
         for name, field in self._words.items():
             field.value = getattr(state, name)
@@ -152,11 +165,15 @@ class PpcCpu:
                 field.value = value
         for field, value in zip(self._sprs.values(), state.sprs, strict=True):
             field.value = value
+        if isinstance(state, Ppc64State):
+            for slot, (esid, vsid) in enumerate(zip(state.slb_esid, state.slb_vsid, strict=True)):
+                self._store_slb(self.engine.cpu, slot, esid, vsid)  # which finds the sizes of its pages
         self._fpscr.value = 0
         self._store_fpscr(self.engine.env, state.fpscr & ROUNDING, 1)  # without the enables: they could be an exception
         self._fpscr.value = state.fpscr
         self._store_vscr(self.engine.env, state.vscr)
-        self._store_msr(self.engine.env, state.msr & ~MSR_POW)  # which would put the CPU to sleep
+        self._msr.value = self._msr.value & ~MSR_HV | state.msr & MSR_HV  # which the next line leaves as it is
+        self._store_msr(self.engine.env, state.msr & ~MSR_POW)  # POW would put the CPU to sleep
         self._msr.value = state.msr
         self.engine.halted = state.asleep
         self.engine.flush_tlb()

@@ -15,8 +15,8 @@ from emu.clock import VirtualClock
 from emu.engine.core import Engine
 from emu.errors import EngineError, StateError
 from migration.vmstate import dump, parse
-from targets.ppc.cpu import LISTS, MSR_EE, MSR_ME, MSR_POW, WORDS, PpcCpu
-from targets.ppc.state import MSR_BITS, SPRS, PpcState
+from targets.ppc.cpu import MSR_EE, MSR_ME, MSR_POW, PpcCpu
+from targets.ppc.state import MPC7400, PpcState
 
 SIZE = 16 * mmap.PAGESIZE
 CODE, NOWHERE = 0x4000, 0x0800_0000
@@ -47,7 +47,7 @@ class Bench:
             self.put(vector, SELF)
         state = self.cpu.save()
         state.msr, state.pc = msr, CODE
-        state.sprs[list(SPRS).index("HID0")] = NAP
+        state.sprs[list(MPC7400.sprs).index("HID0")] = NAP
         self.cpu.load(state)
         self.go_on()
 
@@ -77,15 +77,15 @@ def bench() -> Iterator[Bench]:
 def states(draw: st.DrawFn) -> PpcState:
     """Legal states: what another CPU could have saved."""
     state = PpcState(
-        msr=draw(words) & MSR_BITS,
-        sprs=[draw(words) for _ in SPRS],
+        msr=draw(words) & MPC7400.msr_bits,
+        sprs=[draw(words) for _ in MPC7400.sprs],
         fpscr=draw(words),
         vscr=draw(st.sampled_from([0, 1, 0x1_0000, 0x1_0001])),
         asleep=draw(st.booleans()),
     )
-    for name in WORDS:
+    for name in MPC7400.words:
         setattr(state, name, draw(words) & (1 if name in ("so", "ov", "ca") else 0xFFFF_FFFF))
-    for name, count in LISTS.items():
+    for name, count in MPC7400.lists.items():
         item = st.integers(0, 15) if name == "cr" else doubles if name in ("f", "vr_high", "vr_low") else words
         setattr(state, name, draw(st.lists(item, min_size=count, max_size=count)))
     return state

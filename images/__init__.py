@@ -45,7 +45,7 @@ BUNDLED: dict[str, BundledImage] = {
         memory_mib=64,
         description="shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests",
     )
-    for target in ("mips", "mips64", "mips64el", "mipsel", "ppc", "riscv64")
+    for target in ("mips", "mips64", "mips64el", "mipsel", "ppc", "ppc64", "riscv64")
 }
 
 

@@ -61,7 +61,14 @@ ISAS: dict[str, Isa] = {
         compiler="powerpc-linux-gnu-gcc",
         package="gcc-powerpc-linux-gnu",
         link_address=0x10_0000,
-        flags=("-mcpu=7400", "-mno-altivec", "-msoft-float", "-msdata=none"),
+        flags=("-mcpu=7400", "-mno-altivec", "-msoft-float", "-msdata=none", '-DARCH_NAME="ppc"'),
+    ),
+    "ppc64": Isa(
+        folders=("ppc", "goldfish"),
+        compiler="powerpc64-linux-gnu-gcc",
+        package="gcc-powerpc64-linux-gnu",
+        link_address=0x10_0000,
+        flags=("-mcpu=power9", "-mabi=elfv2", "-mno-altivec", "-mno-vsx", "-msoft-float", '-DARCH_NAME="ppc64"'),
     ),
     "riscv64": Isa(
         folders=("riscv64",),

@@ -1,4 +1,5 @@
 # Entry as ePAPR has it: r3 is the device tree, addresses are not translated; and the exceptions.
+#include "regs.h"
 
 .section .text.start, "ax"
 .global _start
@@ -8,14 +9,15 @@ _start:
     lis     5, bss_end@ha
     addi    5, 5, bss_end@l
     li      0, 0
-1:  cmplw   4, 5
+1:  COMPARE 4, 5
     bge     2f
     stw     0, 0(4)
     addi    4, 4, 4
     b       1b
 2:  lis     1, stack_top@ha
     addi    1, 1, stack_top@l
-    stwu    0, -16(1)
+    TAKE_TOC
+    PUSH    0, -FRAME(1)
     bl      tiny_main
 3:  b       3b
 
@@ -32,52 +34,52 @@ vector_end:
 
 # Addresses are not translated here, and interrupts are off until rfi, so SRR0 and SRR1 need not be kept.
 exception:
-    stwu    1, -96(1)
-    stw     0, 8(1)
-    stw     4, 12(1)
-    stw     5, 16(1)
-    stw     6, 20(1)
-    stw     7, 24(1)
-    stw     8, 28(1)
-    stw     9, 32(1)
-    stw     10, 36(1)
-    stw     11, 40(1)
-    stw     12, 44(1)
+    PUSH    1, -FRAME(1)
+    SAVE    0, 0
+    SAVE    4, 1
+    SAVE    5, 2
+    SAVE    6, 3
+    SAVE    7, 4
+    SAVE    8, 5
+    SAVE    9, 6
+    SAVE    10, 7
+    SAVE    11, 8
+    SAVE    12, 9
     mfcr    0
-    stw     0, 48(1)
+    SAVE    0, 10
     mfctr   0
-    stw     0, 52(1)
+    SAVE    0, 11
     mfxer   0
-    stw     0, 56(1)
+    SAVE    0, 12
     mfsprg  0, 0
-    stw     0, 60(1)
+    SAVE    0, 13
     mfsprg  0, 1
-    stw     0, 64(1)
+    SAVE    0, 14
     mflr    3
     mfsrr0  4
     mfdar   5
     bl      ppc_exception
-    lwz     0, 64(1)
+    LOAD    0, 14
     mtlr    0
-    lwz     0, 56(1)
+    LOAD    0, 12
     mtxer   0
-    lwz     0, 52(1)
+    LOAD    0, 11
     mtctr   0
-    lwz     0, 48(1)
+    LOAD    0, 10
     mtcr    0
-    lwz     0, 8(1)
-    lwz     3, 60(1)
-    lwz     4, 12(1)
-    lwz     5, 16(1)
-    lwz     6, 20(1)
-    lwz     7, 24(1)
-    lwz     8, 28(1)
-    lwz     9, 32(1)
-    lwz     10, 36(1)
-    lwz     11, 40(1)
-    lwz     12, 44(1)
-    addi    1, 1, 96
-    rfi
+    LOAD    0, 0
+    LOAD    3, 13
+    LOAD    4, 1
+    LOAD    5, 2
+    LOAD    6, 3
+    LOAD    7, 4
+    LOAD    8, 5
+    LOAD    9, 6
+    LOAD    10, 7
+    LOAD    11, 8
+    LOAD    12, 9
+    addi    1, 1, FRAME
+    RETURN
 
 .bss
 .balign 16

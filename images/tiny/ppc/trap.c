@@ -1,6 +1,7 @@
 /*
- * The PowerPC port: a 7400 on the small board (The Programming Environments for 32-Bit Microprocessors). Block address
- * translation maps everything where it is. Its blocks have 128 KiB at least, so code and data share one: code can be written.
+ * The PowerPC port: a 7400 or a POWER10 on the small board (The Programming Environments for 32-Bit Microprocessors; Power ISA
+ * 3.0B). On the 7400 block address translation maps everything where it is; its blocks have 128 KiB at least, so code and data
+ * share one and code can be written. The POWER10 stays in hypervisor real mode.
  */
 #include "../arch.h"
 
@@ -8,24 +9,14 @@
 #include "../bytes.h"
 #include "../goldfish/goldfish.h"
 
-enum { MSR_DR = 1 << 4, MSR_IR = 1 << 5, MSR_ME = 1 << 12, MSR_EE = 1 << 15, MSR_POW = 1 << 18, HID0_NAP = 1 << 22 };
+enum { MSR_DR = 1 << 4, MSR_IR = 1 << 5, MSR_ME = 1 << 12, MSR_EE = 1 << 15 };
 enum { EXTERNAL = 0x500, FIRST_VECTOR = 0x100, LAST_VECTOR = 0x1700, VECTOR_STEP = 0x100, VECTOR = 0xFF00 };
-enum { BAT_256M = 0x7FF << 2, BAT_SUPERVISOR = 1 << 1, BAT_GUARDED = 1 << 3, BAT_UNCACHED = 1 << 5, BAT_READ = 1, BAT_WRITE = 2 };
 
-#define DEVICES 0xF0000000u
 #define MAPPED 0x10000000u /* of RAM, by one block */
-#define mtspr(number, value) __asm__ volatile("mtspr %0, %1; isync" : : "i"(number), "r"(value) : "memory")
-#define IBAT0U 528
-#define IBAT0L 529
-#define DBAT0U 536
-#define DBAT0L 537
-#define DBAT1U 538
-#define DBAT1L 539
-#define HID0 1008
 
 extern const char vector[], vector_end[];
 
-const char arch_name[] = "ppc";
+const char arch_name[] = ARCH_NAME;
 
 void arch_discover(struct board *board, uintptr_t boot_arg)
 {
@@ -39,20 +30,31 @@ void arch_discover(struct board *board, uintptr_t boot_arg)
         arch_irq_wait();
 }
 
-static uint32_t msr(void)
+static unsigned long msr(void)
 {
-    uint32_t value;
+    unsigned long value;
     __asm__ volatile("mfmsr %0" : "=r"(value));
     return value;
 }
 
-static void set_msr(uint32_t value) { __asm__ volatile("sync; mtmsr %0; isync" : : "r"(value) : "memory"); }
+#ifdef __powerpc64__
+static void set_msr(unsigned long value) { __asm__ volatile("sync; mtmsrd %0; isync" : : "r"(value) : "memory"); }
 
-void arch_start(const struct board *board)
+static void start(void) { set_msr(msr() | MSR_ME); }
+
+/* STOP with PSSCR 0: a pending interrupt ends it, taken or not. */
+static void sleep(void) { __asm__ volatile("stop; isync" : : : "memory"); }
+#else
+enum { BAT_256M = 0x7FF << 2, BAT_SUPERVISOR = 1 << 1, BAT_GUARDED = 1 << 3, BAT_UNCACHED = 1 << 5, BAT_READ = 1, BAT_WRITE = 2 };
+enum { IBAT0U = 528, IBAT0L, DBAT0U = 536, DBAT0L, DBAT1U, DBAT1L, HID0 = 1008, HID0_NAP = 1 << 22, MSR_POW = 1 << 18 };
+
+#define DEVICES 0xF0000000u
+#define mtspr(number, value) __asm__ volatile("mtspr %0, %1; isync" : : "i"(number), "r"(value) : "memory")
+
+static void set_msr(unsigned long value) { __asm__ volatile("sync; mtmsr %0; isync" : : "r"(value) : "memory"); }
+
+static void start(void)
 {
-    (void)board;
-    for (uintptr_t at = FIRST_VECTOR; at <= LAST_VECTOR; at += VECTOR_STEP)
-        memcpy((void *)at, vector, (size_t)(vector_end - vector));
     mtspr(IBAT0L, BAT_READ);
     mtspr(IBAT0U, BAT_256M | BAT_SUPERVISOR);
     mtspr(DBAT0L, BAT_WRITE);
@@ -61,17 +63,29 @@ void arch_start(const struct board *board)
     mtspr(DBAT1U, DEVICES | BAT_256M | BAT_SUPERVISOR);
     mtspr(HID0, HID0_NAP);
     set_msr(MSR_ME | MSR_IR | MSR_DR);
+}
+
+/* An interrupt that is pending keeps the CPU from sleeping, so none is slept through. */
+static void sleep(void) { set_msr(msr() | MSR_EE | MSR_POW); }
+#endif
+
+void arch_start(const struct board *board)
+{
+    (void)board;
+    for (uintptr_t at = FIRST_VECTOR; at <= LAST_VECTOR; at += VECTOR_STEP)
+        memcpy((void *)at, vector, (size_t)(vector_end - vector));
+    start();
     goldfish_start();
 }
 
-void arch_irq_off(void) { set_msr(msr() & ~MSR_EE); }
+void arch_irq_off(void) { set_msr(msr() & ~(unsigned long)MSR_EE); }
 
 void arch_irq_on(void) { set_msr(msr() | MSR_EE); }
 
-/* An interrupt that is pending keeps the CPU from sleeping, so none is slept through. */
 void arch_irq_wait(void)
 {
-    set_msr(msr() | MSR_EE | MSR_POW);
+    sleep();
+    arch_irq_on();
     arch_irq_off();
 }
 
@@ -92,7 +106,7 @@ void arch_write8(uintptr_t address, uint8_t value)
 
 uint64_t arch_dma_address(const void *pointer) { return (uintptr_t)pointer; }
 
-void ppc_exception(uint32_t from, uintptr_t pc, uintptr_t address)
+void ppc_exception(uintptr_t from, uintptr_t pc, uintptr_t address)
 {
     if ((from & VECTOR) != EXTERNAL)
         panic("exception", from & VECTOR, pc, address);

@@ -87,7 +87,7 @@ class BaseBoard:
         self.memory = GuestMemory(self.rams, self.engine.invalidate_code)
         self.devices: list[BoardDevice] = []
         self._wiring = wiring
-        self._big_endian = big_endian
+        self.big_endian = big_endian
         self._workers = ThreadPoolExecutor(BLOCK_WORKERS, thread_name_prefix="block")
         self._blks: list[VirtioBlk] = []
 
@@ -130,7 +130,7 @@ class BaseBoard:
             self.devices += [transport] if device is None else [transport, device]
             self.regions.append((base + slot * size, size, transport.name))
         slots = Slots(transports, size)
-        self._map(base, size * len(lines), ByteSwapped(slots) if self._big_endian else slots)
+        self._map(base, size * len(lines), ByteSwapped(slots) if self.big_endian else slots)
 
     def configuration(self) -> Mapping[str, Wire]:
         """What the guest could tell apart; a target adds its CPU."""

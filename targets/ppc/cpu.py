@@ -134,7 +134,7 @@ class PpcCpu:
     def registers(self) -> dict[str, int]:
         """Every register by its name, for people."""
         named = {name: field.value for name, field in self._words.items()} | {"msr": self._msr.value}
-        named |= {f"{name}{n}": field.value for name in ("r", "sr") for n, field in enumerate(self._lists[name])}
+        named |= {f"{name}{n}": field.value for name, fields in self._lists.items() for n, field in enumerate(fields)}
         return named | {name: field.value for name, field in self._sprs.items()}
 
     def reset(self) -> None:

@@ -321,7 +321,7 @@ class Engine:
         for symbol in (f"{name}_{self._layout.suffix}", name):  # what only one ISA has bears no suffix
             if hasattr(quick_library(), symbol):
                 return ctypes.PYFUNCTYPE(restype, *argtypes)((symbol, quick_library()))
-        raise EngineError(f"libunicorn has no function {name} for {self.isa}")
+        raise EngineError(f"libunicorn has no function {name}_{self._layout.suffix}")
 
     # Translations
 

@@ -19,6 +19,8 @@ TINY = (  # the targets that have a tiny guest
     "mips64",
     "mips64el",
     "mipsel",
+    "ppc",
+    "ppc64",
     "riscv32",
     "riscv64",
     "s390x",

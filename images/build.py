@@ -65,6 +65,20 @@ ISAS: dict[str, Isa] = {
     "mips64": _mips("mips64", "gnuabi64"),
     "mips64el": _mips("mips64el", "gnuabi64"),
     "mipsel": _mips("mipsel", "gnu"),
+    "ppc": Isa(
+        folders=("ppc", "goldfish", "div64"),
+        compiler="powerpc-linux-gnu-gcc",
+        package="gcc-powerpc-linux-gnu",
+        link_address=0x10_0000,
+        flags=("-mcpu=7400", "-mno-altivec", "-msoft-float", "-msdata=none", '-DARCH_NAME="ppc"'),
+    ),
+    "ppc64": Isa(
+        folders=("ppc", "goldfish"),
+        compiler="powerpc64-linux-gnu-gcc",
+        package="gcc-powerpc64-linux-gnu",
+        link_address=0x10_0000,
+        flags=("-mcpu=power9", "-mabi=elfv2", "-mno-altivec", "-mno-vsx", "-msoft-float", '-DARCH_NAME="ppc64"'),
+    ),
     "riscv32": Isa(
         folders=("riscv",),
         compiler="riscv64-linux-gnu-gcc",

@@ -10,6 +10,7 @@ from emu.errors import ConfigError
 from targets.arm.board import virt64
 from targets.m68k.board import m68k_board
 from targets.mips.board import MipsBoard
+from targets.ppc.board import PpcBoard
 from targets.riscv.board import VirtBoard
 from targets.s390x.board import s390x_board
 from targets.sparc.board import sparc_board
@@ -23,6 +24,8 @@ TARGETS: dict[str, Callable[[Wiring], Board]] = {
     "mips64": partial(MipsBoard, isa="mips64"),
     "mips64el": partial(MipsBoard, isa="mips64el"),
     "mipsel": partial(MipsBoard, isa="mipsel"),
+    "ppc": partial(PpcBoard, isa="ppc"),
+    "ppc64": partial(PpcBoard, isa="ppc64"),
     "riscv32": partial(VirtBoard, isa="riscv32"),
     "riscv64": partial(VirtBoard, isa="riscv64"),
     "s390x": s390x_board,

@@ -93,7 +93,7 @@ class BaseBoard:
         self.memory = GuestMemory(self.rams, self.engine.invalidate_code)
         self.devices: list[BoardDevice] = []
         self._wiring = wiring
-        self._big_endian = big_endian
+        self.big_endian = big_endian
         # A share has one request at a time with a thread: the drives keep theirs.
         self._workers = ThreadPoolExecutor(BLOCK_WORKERS + len(wiring.config.shares), thread_name_prefix="block")
         self._virtio: list[VirtioDevice] = []
@@ -149,7 +149,7 @@ class BaseBoard:
             self.devices += [transport] if device is None else [transport, device]
             self.regions.append((base + slot * size, size, transport.name))
         slots = Slots(transports, size)
-        self._map(base, size * len(lines), ByteSwapped(slots) if self._big_endian else slots)
+        self._map(base, size * len(lines), ByteSwapped(slots) if self.big_endian else slots)
 
     def configuration(self) -> Mapping[str, Wire]:
         """What the guest could tell apart; a target adds its CPU."""

@@ -47,7 +47,7 @@ UC_CTL_CPU_MODEL = 7 | UC_CTL_WRITE_ONE
 CPU_INTERRUPT_HARD = 2  # QEMU's bit for the CPU's interrupt line
 
 UC_ERR_EXCEPTION = 21
-EXCP_HLT = 0x10001  # QEMU's exception number that ends a slice
+EXCP_HLT, EXCP_HALTED = 0x10001, 0x10003  # QEMU's exception numbers: the first ends a slice
 EXEC_INTERRUPT = 144  # offset in CPUClass
 
 _MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
@@ -118,6 +118,8 @@ class Engine:
         if self._layout.left_unreset:
             reset = self._pointer_at(self._pointer_at(self.cpu + core.cpu_class))
             ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(reset)(self.cpu)
+        for name, value in self._layout.reset.items():
+            self.field(name).value = value
         self._pc = self.field("pc")
         self._halted = ctypes.c_uint32.from_address(self.cpu + core.cpu_halted)
         self._requests = ctypes.c_uint32.from_address(self.cpu + core.cpu_interrupt_request)
@@ -138,8 +140,8 @@ class Engine:
         self._npc = self.field("npc") if "npc" in self._layout.env else None  # SPARC: the pc behind the pc
         self._first_npc: int | None = None
         self._exception_npc = 0
-        if self._layout.pc_advance is None or self._waiting is not None:
-            self._keep_exception_pc()
+        if self._layout.pc_advance is None or self._layout.wait_spins or self._waiting is not None:
+            self._answer_stop_interrupt()
         self._store_trap = StoreTrap(core, self._uc, self.cpu, self.env, self._layout.env_size, self.flush_tlb)
 
     def close(self) -> None:
@@ -267,19 +269,23 @@ class Engine:
         self._exception_handler = handler
         self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt), 1, 0)  # begin > end: anywhere
 
-    def _keep_exception_pc(self) -> None:
-        """Note the pc of an exception where it is last known: when the library asks whether it ends the slice.
+    def _answer_stop_interrupt(self) -> None:
+        """Use the library's question whether an exception ends the slice, which comes before anything is lost.
 
-        It asks at the begin of a slice too, once it has made the next pc the one behind the pc, and a slice may begin in a
-        delay slot.
+        It is where the pc of the exception is last known, and where a wait that would spin can be made to end the slice. It
+        comes at the begin of a slice too, once the library has made the next pc the one behind the pc, and a slice may begin in
+        a delay slot.
         """
         pc, npc, waiting, wait_bit = self._pc, self._npc, self._waiting, self._layout.wait_bit
+        index, spins = self._exception_index, self._layout.wait_spins
 
         def on_question(_uc: int, number: int) -> bool:
             self._exception_pc = pc.value
+            if spins and number == EXCP_HALTED:
+                index.value = EXCP_HLT
             if waiting is not None and number < 0 and waiting.value & wait_bit:
                 self._halted.value = 1
-                self._exception_index.value = EXCP_HLT
+                index.value = EXCP_HLT
             if npc is None:
                 return False
             if self._first_npc is not None:
@@ -459,11 +465,10 @@ class Engine:
 
         It is called with the GIL held and must not leave by longjmp: that would skip the Python frames below it.
         """
-        symbol = f"{name}_{self._layout.suffix}"
-        found = next((one for one in (symbol, name) if hasattr(quick_library(), one)), None)  # some are of one ISA only
-        if found is None:
-            raise EngineError(f"libunicorn has no function {symbol}")
-        return ctypes.PYFUNCTYPE(restype, *argtypes)((found, quick_library()))
+        for symbol in (f"{name}_{self._layout.suffix}", name):  # what only one ISA has bears no suffix
+            if hasattr(quick_library(), symbol):
+                return ctypes.PYFUNCTYPE(restype, *argtypes)((symbol, quick_library()))
+        raise EngineError(f"libunicorn has no function {name}_{self._layout.suffix}")
 
     def deliver(self, number: int, entry: Callable[..., int]) -> bool:
         """Have `entry`, QEMU's entry code of the ISA, enter exception `number`: its CPUState method `do_interrupt`.

@@ -96,6 +96,8 @@ class IsaLayout:
     wait_bit: int = 0
     any_register: int = 1  # an id of a register that can be read
     left_unreset: bool = False  # the library builds this CPU without resetting it
+    reset: dict[str, int] = field(default_factory=dict)  # fields of `env` that the library's reset leaves wrong
+    wait_spins: bool = False  # a CPU that waits for an interrupt would spin inside the library
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA

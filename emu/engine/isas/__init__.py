@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.isas import arm, m68k, mips, riscv, s390x, sparc, x86
+from emu.engine.isas import arm, m68k, mips, ppc, riscv, s390x, sparc, x86
 from emu.engine.layout import CORE, Build, CoreLayout, IsaLayout, Probe
 from emu.errors import EngineError
 
@@ -10,6 +10,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     **arm.LAYOUTS,
     **m68k.LAYOUTS,
     **mips.LAYOUTS,
+    **ppc.LAYOUTS,
     **riscv.LAYOUTS,
     **s390x.LAYOUTS,
     **sparc.LAYOUTS,
@@ -19,6 +20,7 @@ PROBES: dict[str, Probe] = {
     **arm.PROBES,
     **m68k.PROBES,
     **mips.PROBES,
+    **ppc.PROBES,
     **riscv.PROBES,
     **s390x.PROBES,
     **sparc.PROBES,

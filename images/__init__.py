@@ -12,6 +12,7 @@ from emu.errors import ConfigError
 
 _MIB = 1 << 20
 TINY = (  # the targets that have a tiny guest
+    "arm",
     "arm64",
     "i386",
     "m68k",

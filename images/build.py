@@ -115,11 +115,19 @@ ISAS: dict[str, Isa] = {
         flags=("-march=z10", "-msoft-float"),
     ),
     "arm64": Isa(
-        folders=("arm", "arm64"),
+        folders=("armvirt", "arm64"),
         compiler="aarch64-linux-gnu-gcc",
         package="gcc-aarch64-linux-gnu",
         link_address=0x4020_0000,  # where Linux's Image goes too
         flags=("-march=armv8-a", "-mgeneral-regs-only", "-mstrict-align", "-mno-outline-atomics"),
+    ),
+    "arm": Isa(
+        folders=("armvirt", "arm"),
+        compiler="arm-linux-gnueabihf-gcc",
+        package="gcc-arm-linux-gnueabihf",
+        link_address=0x4020_0000,
+        flags=("-march=armv7-a+fp", "-marm", "-mgeneral-regs-only", "-mno-unaligned-access"),
+        libraries=("-lgcc",),  # division
     ),
     "x86_64": Isa(
         folders=("x86_64", "pc"),

@@ -90,6 +90,8 @@ poweroff -f
 """
 
 SECTOR = 512
+ZIMAGE_MAGIC_AT, ZIMAGE_MAGIC = 0x24, b"\x18\x28\x6f\x01"
+XZ_MAGIC = re.compile(rb"\xfd7zXZ\0")
 APPLET_TABLE = re.compile(rb"\[\0\[\[\0(?:[\w.-]+\0)+")  # busybox's applet_names: sorted, each ended by a NUL
 
 Progress = Callable[[str], None]
@@ -225,7 +227,12 @@ def initramfs(busybox: bytes, modules: Sequence[tuple[str, bytes]]) -> bytes:
 
 
 def unpack_kernel(data: bytes) -> bytes:
-    """Return a kernel without gzip or EFI zboot (drivers/firmware/efi/libstub/zboot-header.S) around it; others as they are."""
+    """Return a kernel without what unpacks it: gzip, EFI zboot (drivers/firmware/efi/libstub/zboot-header.S), ARM's zImage.
+
+    Others come back as they are.
+    """
+    if data[ZIMAGE_MAGIC_AT : ZIMAGE_MAGIC_AT + 4] == ZIMAGE_MAGIC:
+        return _unpack_zimage(data)
     if data[4:8] == b"zimg":
         offset, size = (int.from_bytes(data[at : at + 4], "little") for at in (8, 12))
         method = data[24:56].partition(b"\0")[0].decode(errors="replace")
@@ -236,6 +243,19 @@ def unpack_kernel(data: bytes) -> bytes:
         return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as exc:
         raise EmuError(f"kernel: broken gzip data: {exc}") from exc
+
+
+def _unpack_zimage(data: bytes) -> bytes:
+    """The raw Image in a zImage (Documentation/arch/arm/booting.rst), which would take a guest a minute to unpack by itself."""
+    for magic in XZ_MAGIC.finditer(data):
+        payload = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+        try:
+            image = payload.decompress(data[magic.start() :])
+        except lzma.LZMAError:
+            continue  # the magic is also in the code that looks for it
+        if payload.eof:
+            return image
+    raise EmuError("kernel: a zImage that is not compressed with xz, known is xz")
 
 
 def make_ext4(path: Path, size: int) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 
 from emu.board import Board, Wiring
 from emu.errors import ConfigError
-from targets.arm.board import virt64
+from targets.arm.board import virt32, virt64
 from targets.m68k.board import m68k_board
 from targets.mips.board import MipsBoard
 from targets.ppc.board import PpcBoard
@@ -17,6 +17,7 @@ from targets.sparc.board import sparc_board
 from targets.x86.board import PcBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
+    "arm": virt32,
     "arm64": virt64,
     "i386": partial(PcBoard, isa="i386"),
     "m68k": m68k_board,

@@ -25,8 +25,10 @@ from emu.engine.codewatch import watch_code
 from emu.engine.guard import Guard
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
 from emu.engine.isas import layout_of
+from emu.engine.layout import CoreLayout
 from emu.engine.library import library_build, quick_library, slow_library
 from emu.engine.stubs import executable
+from emu.engine.thumb import leave_thumb_exits_out
 from emu.engine.translation import repair_translator
 from emu.engine.x86native import X86Native
 from emu.errors import EngineError
@@ -94,9 +96,11 @@ class Engine:
 
         watch_code(self._layout.suffix, self._layout.code_watch)
         if self._layout.abort is not None:
-            catch_aborts(self._layout.suffix, self._layout.abort, core.cpu_exception_index)
+            catch_aborts(self._layout.suffix, self._layout.abort, self._abort_stores(core))
         if self._layout.translator_loop is not None:
             repair_translator(self._layout.suffix, self._layout.translator_loop)
+        if self._layout.thumb:
+            leave_thumb_exits_out()
         handle = ctypes.c_void_p()
         self._check(quick_library().uc_open(self._layout.arch, self._layout.mode, ctypes.byref(handle)), "open a CPU")
         self._uc = _address(handle.value)
@@ -121,6 +125,7 @@ class Engine:
         for name, value in self._layout.reset.items():
             self.field(name).value = value
         self._pc = self.field("pc")
+        self._thumb = self.field("thumb") if self._layout.thumb else None
         self._halted = ctypes.c_uint32.from_address(self.cpu + core.cpu_halted)
         self._requests = ctypes.c_uint32.from_address(self.cpu + core.cpu_interrupt_request)
         self._icount_high = ctypes.c_int16.from_address(self._pointer_at(self.cpu + core.cpu_icount_decr_ptr) + 2)
@@ -228,9 +233,12 @@ class Engine:
         self._stop_interrupt.value = executable(native.save_pc())
         self._add_hook(UC_HOOK_INTR, executable(native.enter_handler()), 1, 0)
 
+    def _address_of(self, function: str) -> int:
+        return ctypes.cast(cast("CFuncPtr", self.function(function, None)), ctypes.c_void_p).value or 0
+
     def _x86_native(self) -> X86Native:
         addresses = [
-            ctypes.cast(cast("CFuncPtr", self.function(name, None)), ctypes.c_void_p).value or 0
+            self._address_of(name)
             for name in ("x86_cpu_do_interrupt", "helper_check_iob", "helper_check_iow", "helper_check_iol")
         ]
         offset = {name: self._layout.env[name][0] for name in ("pc", "hflags", "eflags")}
@@ -350,7 +358,8 @@ class Engine:
             self._waiting.value &= ~self._layout.wait_bit
         if self._npc is not None:
             self._first_npc = self._npc.value
-        error = self._emu_start(self._uc, self._pc.value, 0, 0, count)
+        start = self._pc.value | (self._thumb.value if self._thumb else 0)
+        error = self._emu_start(self._uc, start, 0, 0, count)
         address = self._invalid_address.value
         if self._store_trap.address is not None:
             address = self._store_trap.address
@@ -525,6 +534,12 @@ class Engine:
         else:
             reason = f"Unicorn error {error}"
         raise EngineError(f"CPU cannot go on at pc {self._pc.value:#x}: {reason}")
+
+    def _abort_stores(self, core: CoreLayout) -> tuple[tuple[int, int], ...]:
+        """What a CPU that QEMU would abort leaves its slice with: offsets in CPUState, and 32-bit values."""
+        fields = self._layout.abort_fields
+        stores = [(self._layout.env_in_cpu + self._layout.env[name][0], value) for name, value in fields.items()]
+        return ((core.cpu_exception_index, EXCP_HLT if fields else ABORTED), *stores)
 
     def _check_not_aborted(self, number: int) -> None:
         if number == ABORTED:

@@ -91,6 +91,7 @@ class IsaLayout:
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
     abort: AbortCall | None = None  # None: the library's own, which ends the process
+    abort_fields: dict[str, int] = field(default_factory=dict)  # 32-bit, of env: an abort sets them and ends the slice
     cpu_index: int = -1  # qemu_get_cpu's, of the one CPU there is
     wait_field: str | None = None  # of env, where a CPU that waits for an interrupt says so by a bit of its state
     wait_bit: int = 0
@@ -100,6 +101,7 @@ class IsaLayout:
     wait_spins: bool = False  # a CPU that waits for an interrupt would spin inside the library
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
+    thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
     instructions: dict[str, int] = field(default_factory=dict)  # those a hook may stand for: their number for UC_HOOK_INSN
 

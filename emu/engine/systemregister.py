@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MASK64 = (1 << 64) - 1
 READ_FUNCTION, WRITE_FUNCTION = 80, 88  # of ARMCPRegInfo
 KEY_AA64 = 1 << 28 | 0x13 << 16
+KEY_AA32 = 1 << 29 | 15 << 16
 
 _Read = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p)
 _Write = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
@@ -27,6 +28,16 @@ _Write = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint6
 def key64(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
     """The key of an AArch64 register, from the fields of MRS and MSR (QEMU's ENCODE_AA64_CP_REG)."""
     return KEY_AA64 | op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
+
+
+def key32(op1: int, crn: int, crm: int, op2: int) -> int:
+    """The key of an AArch32 register of coprocessor 15 as the non-secure world sees it, from the fields of MRC and MCR."""
+    return KEY_AA32 | crn << 11 | crm << 7 | op1 << 3 | op2
+
+
+def key32_wide(op1: int, crm: int) -> int:
+    """The same of one with 64 bits, from the fields of MRRC and MCRR."""
+    return KEY_AA32 | 1 << 15 | crm << 7 | op1 << 3
 
 
 def serve_register(engine: Engine, key: int, read: Callable[[], int], write: Callable[[int], None] | None = None) -> None:

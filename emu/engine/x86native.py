@@ -3,6 +3,9 @@
 Both may raise an exception, which leaves the library's functions by longjmp. No Python frame may stand in its way, so these few
 instructions are called by the library instead of Python.
 
+QEMU ends the process when an exception needs the kernel's stack and the task register is not fit to find it, as after LTR of
+the null selector. A CPU shuts down: that call is led to code that leaves the slice as a triple fault does.
+
 Unicorn sets the pc behind an INT before it calls the exception hook, and translates no permission check for IN and OUT.
 """
 

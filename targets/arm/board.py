@@ -2,7 +2,8 @@
 
     GICv2, UART (PL011), RTC (PL031), 32 virtio-mmio slots, generic timer, RAM from 0x4000_0000
 
-Missing: PCI host, flash, fw_cfg, GPIO (power-off and reset go by PSCI), firmware at EL3. RAM ends at 3 GiB for the 32-bit CPU.
+Missing: PCI host, flash, fw_cfg, GPIO (power-off and reset go by PSCI), firmware at EL3.
+For the 32-bit CPU RAM ends at 4 GiB, without LPAE.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from emu.errors import ConfigError
 from migration.vmstate import Wire
 from targets.arm.boot import Placement, enter, place
 from targets.arm.cpu import VirtCpu
+from targets.arm.cpu32 import Arm32Cpu
 from targets.arm.cpu64 import Arm64Cpu
 from targets.arm.map import (
     GIC,
@@ -51,11 +53,17 @@ class Model:
 
     isa: str
     cpu: Callable[[Engine], VirtCpu]
+    machine: str  # e_machine of the ELF files it runs
     compatible: str
     timer_compatible: str
+    raw_offset: int = 0  # from a 2 MiB border, of a kernel without a header
+    memory_max: int = (1 << 64) - RAM_BASE  # bytes that can be addressed
 
 
-CORTEX_A57 = Model("arm64", Arm64Cpu, "arm,cortex-a57", "arm,armv8-timer")
+TEXT_OFFSET = 0x8000  # of a 32-bit raw Image; the first page tables go below it
+
+CORTEX_A57 = Model("arm64", Arm64Cpu, "EM_AARCH64", "arm,cortex-a57", "arm,armv8-timer")
+CORTEX_A15 = Model("arm", Arm32Cpu, "EM_ARM", "arm,cortex-a15", "arm,armv7-timer", TEXT_OFFSET, (1 << 32) - RAM_BASE)
 
 
 class VirtBoard(BaseBoard):
@@ -63,9 +71,13 @@ class VirtBoard(BaseBoard):
 
     def __init__(self, wiring: Wiring, model: Model) -> None:
         config = wiring.config
-        super().__init__(wiring, isa=model.isa, ram={"ram": (RAM_BASE, config.memory)})
         if config.bios is not None:
             raise ConfigError(f"target {config.target} runs no firmware: --bios is not for it")
+        if config.memory > model.memory_max:
+            raise ConfigError(
+                f"{config.memory >> 20} MiB of RAM are asked for, target {config.target} has {model.memory_max >> 20} at most"
+            )
+        super().__init__(wiring, isa=model.isa, ram={"ram": (RAM_BASE, config.memory)})
         self._model = model
         self.cpu: VirtCpu = model.cpu(self.engine)
         cpu = self.cpu
@@ -88,13 +100,20 @@ class VirtBoard(BaseBoard):
     def load_guest(self) -> None:
         """Put kernel, initrd and device tree in RAM, and the CPU where they start."""
         size = len(self._tree(None))
-        placement = place(self.config, self.memory, RAM_BASE, size)
+        placement = place(
+            self.config, self.memory, RAM_BASE, size, machine=self._model.machine, raw_offset=self._model.raw_offset
+        )
         self.memory.write(placement.tree, self._tree(placement))
         enter(self.cpu, placement)
 
     def _tree(self, placement: Placement | None) -> bytes:
         config, model = self.config, self._model
         return device_tree(config.memory, config.append, model.compatible, model.timer_compatible, placement)
+
+
+def virt32(wiring: Wiring) -> VirtBoard:
+    """The board of target arm."""
+    return VirtBoard(wiring, CORTEX_A15)
 
 
 def virt64(wiring: Wiring) -> VirtBoard:

@@ -49,6 +49,9 @@ class VirtCpu(BoardCpu, Protocol):
     def connect_timer(self, timer: GenericTimer) -> None:
         """Let the guest at the timer's registers; called once, when the board is built."""
 
+    def enter(self, tree: int) -> None:
+        """Set the registers, which are those after a reset, for a guest that finds a device tree at `tree`."""
+
     def read(self, number: int) -> int:
         """General register `number`."""
 

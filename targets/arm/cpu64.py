@@ -140,6 +140,10 @@ class Arm64Cpu(ArmCpu):
         """Whether the CPU is at EL0."""
         return not self.pstate & PSTATE_MODE
 
+    def enter(self, tree: int) -> None:
+        """Set the registers for a guest that finds a device tree at `tree`."""
+        self.write(0, tree)
+
     def read(self, number: int) -> int:
         """X`number`."""
         return self._x[number].value

@@ -126,7 +126,7 @@ def _enter(cpu: X86Cpu, entry: int, code: int) -> None:
     flat = DescriptorState(selector=DATA_SELECTOR, limit=0xFFFF_FFFF, flags=DATA)
     state.descriptors = [flat] * 6 + [DescriptorState() for _ in DESCRIPTORS[6:]]
     state.descriptors[DESCRIPTORS.index("cs")] = DescriptorState(selector=CODE_SELECTOR, limit=0xFFFF_FFFF, flags=code)
-    state.descriptors[DESCRIPTORS.index("tr")].flags = 0x8B00  # a busy TSS, present
+    state.descriptors[DESCRIPTORS.index("tr")].flags = 0x8900  # a TSS, present
     state.descriptors[DESCRIPTORS.index("gdtr")] = DescriptorState(base=GDT, limit=4 * 8 - 1)
     control = dict(zip(CONTROL, state.control, strict=True))
     control |= {"cr0": CR0_PE_ET, "cr3": 0, "cr4": 0, "efer": 0, "xcr0": 1}

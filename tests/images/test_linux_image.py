@@ -210,6 +210,22 @@ def test_kernel_in_efi_zboot_is_unpacked() -> None:
     assert unpack_kernel(zboot) == b"MZ kernel"
 
 
+def zimage(*payload: bytes) -> bytes:
+    return bytes(0x24) + b"\x18\x28\x6f\x01" + b"".join(payload)
+
+
+def test_kernel_in_a_zimage_is_unpacked() -> None:
+    kernel = zimage(b"code that looks for \xfd7zXZ\0 and", lzma.compress(b"raw Image"), b"its size, a device tree")
+
+    assert unpack_kernel(kernel) == b"raw Image"
+
+
+@pytest.mark.parametrize("payload", [gzip.compress(b"raw Image"), lzma.compress(b"raw Image")[:-4]], ids=["gzip", "cut off"])
+def test_kernel_in_a_zimage_that_cannot_be_unpacked_is_refused(payload: bytes) -> None:
+    with pytest.raises(EmuError, match="zImage that is not compressed with xz"):
+        unpack_kernel(zimage(payload))
+
+
 def test_kernel_in_efi_zboot_of_another_compression_is_refused() -> None:
     with pytest.raises(EmuError, match="compressed with zstd, known is gzip"):
         unpack_kernel(b"MZ\0\0zimg" + bytes(16) + b"zstd".ljust(40, b"\0"))

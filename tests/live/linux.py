@@ -27,9 +27,15 @@ TROUBLE = re.compile(
     r"|I/O error|EXT4-fs (?:error|warning)|JBD2: .*(?:rror|abort)|insmod \S+ failed|timed? ?out",
 )
 ENDS = re.compile("reboot: (?:Power down|Power off not available: System halted instead|System halted)")
-TARGETS = {"amd64": "x86_64"}  # of Debian's architectures, where they have another name here
-# A PC without ACPI does not say how fast its time stamp counter is; measured against the PIT, a busy host spoils it.
-APPEND = {"riscv64": "console=ttyS0", "arm64": "console=ttyAMA0", "amd64": "console=ttyS0 tsc_early_khz=1000000"}
+
+# Debian's architectures: the target, and the command line. A PC without ACPI does not say how fast its time stamp counter is;
+# measured against the PIT, a busy host spoils it.
+GUESTS = {
+    "riscv64": ("riscv64", "console=ttyS0"),
+    "arm64": ("arm64", "console=ttyAMA0"),
+    "amd64": ("x86_64", "console=ttyS0 tsc_early_khz=1000000"),
+    "armhf": ("arm", "console=ttyAMA0"),
+}
 
 UPTIME_STEP = 0.010  # /proc/uptime counts hundredths of a second
 CLOCK_LOOP = "while read -r _; do read -r up _ </proc/uptime; echo up=$up; done"
@@ -60,8 +66,8 @@ class LinuxGuest(EmuProcess):
 
     def __init__(self, folder: Path, name: str, image: LinuxImage, *options: str) -> None:
         files = ("--kernel", str(image.kernel), "--initrd", str(image.initrd))
-        line = APPEND[image.arch]
-        super().__init__(folder, name, TARGETS.get(image.arch, image.arch), *files, "--append", line, *options)
+        target, line = GUESTS[image.arch]
+        super().__init__(folder, name, target, *files, "--append", line, *options)
 
     @property
     def console(self) -> RecordingConsole:

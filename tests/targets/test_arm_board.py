@@ -33,8 +33,9 @@ def build(tmp_path: Path) -> Iterator[Build]:
         if "kernel" not in options:
             options["kernel"] = tmp_path / "kernel"
             (tmp_path / "kernel").write_bytes(bytes(16))
-        config = MachineConfig(target="arm64", **{"memory": 16 * MIB, **options})  # type: ignore[arg-type]  # passed on as they are
-        machine = Machine(config, find_target("arm64"), MemoryChardev())
+        target = str(options.pop("target", "arm64"))
+        config = MachineConfig(target=target, **{"memory": 16 * MIB, **options})  # type: ignore[arg-type]  # passed on as they are
+        machine = Machine(config, find_target(target), MemoryChardev())
         machines.append(machine)
         return machine
 
@@ -57,6 +58,17 @@ def test_a_kernel_is_entered_as_linux_wants_it(build: Build) -> None:
     assert registers["sctlr_el1"] & 1 == 0
     assert board.memory.read(registers["x0"], 4) == b"\xd0\x0d\xfe\xed"
     assert [registers[f"x{n}"] for n in (1, 2, 3)] == [0, 0, 0]
+
+
+def test_a_32_bit_kernel_is_entered_as_linux_wants_it(build: Build) -> None:
+    board = board_of(build(target="arm"))
+    registers = board.cpu.registers()
+
+    assert registers["pc"] == RAM_BASE + KERNEL_OFFSET + 0x8000
+    assert registers["cpsr"] == 0x1D3  # SVC, all masked, ARM state
+    assert registers["sctlr"] & 1 == 0
+    assert (registers["r0"], registers["r1"]) == (0, 0xFFFF_FFFF)
+    assert board.memory.read(registers["r2"], 4) == b"\xd0\x0d\xfe\xed"
 
 
 def test_an_elf_kernel_starts_at_its_entry(build: Build) -> None:
@@ -118,6 +130,11 @@ def test_what_cannot_boot_is_refused_in_one_line(
     with pytest.raises(ConfigError, match=words) as refusal:
         build(**paths)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_32_bit_guest_gets_what_it_can_address(build: Build) -> None:
+    with pytest.raises(ConfigError, match="4096 MiB of RAM are asked for, target arm has 3072 at most"):
+        build(target="arm", memory=4 << 30)
 
 
 def test_it_has_32_slots(build: Build, tmp_path: Path) -> None:

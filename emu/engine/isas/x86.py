@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, Build, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
 
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr", "gdt", "idt")  # in the order they lie in
 SEGMENT_SIZE = 24  # SegmentCache: selector u32, base u64, limit u32, flags u32
@@ -74,6 +74,8 @@ def _layout(mode: int, model: int) -> IsaLayout:
         env_in_cpu=35408,
         env_size=7008,
         env=ENV,
+        abort=AbortCall(function=0x3C070A, slot=0x14C0F70),
+        abort_fields={"old_exception": 8},  # a double fault, as a triple fault leaves it
         model=model,
         instructions=INSTRUCTIONS,
     )

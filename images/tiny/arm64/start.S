@@ -44,7 +44,7 @@ _start:
 vectors: // D1.10.2: four groups of synchronous, IRQ, FIQ, SError; this program is in the second, EL1 with its own stack
     .rept   4
     entry   trap
-    entry   arm_interrupt
+    entry   armvirt_interrupt
     entry   trap
     entry   trap
     .endr

@@ -1,7 +1,7 @@
 /* The arm64 port: EL1, four-level tables of 4 KiB (Arm Architecture Reference Manual, DDI 0487). */
 #include "../arch.h"
 
-#include "../arm/arm.h"
+#include "../armvirt/armvirt.h"
 
 /* Descriptors (D5.3); the access flag is set beforehand */
 enum { VALID = 1, TABLE = 2, PAGE = 2, ATTR_DEVICE = 1 << 2, READ_ONLY = 1 << 7, INNER_SHAREABLE = 3 << 8, ACCESSED = 1 << 10 };

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.emu.block.qcow2.tools import (
     CLEAN,
     KIB,
     MIB,
+    SEED,
     Model,
     assert_qemu_reads,
     check,
@@ -27,7 +27,6 @@ from tests.emu.block.qcow2.tools import (
 
 pytestmark = [needs_qemu_img, pytest.mark.usefixtures("no_sync")]
 
-SEED = int(os.environ.get("EMU_TEST_SEED", "20250101"))
 OPTIONS = [
     "cluster_size=512,refcount_bits=1",
     "cluster_size=512,refcount_bits=64",
@@ -60,7 +59,7 @@ def test_random_requests_leave_what_a_bytearray_has(options: str, tmp_path: Path
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_many_random_requests_leave_what_a_bytearray_has(options: str, tmp_path: Path) -> None:
-    run_model(create(tmp_path / "disk.qcow2", 20 * MIB + 512, options), random.randrange(1 << 32), 30 * STEPS)
+    run_model(create(tmp_path / "disk.qcow2", 20 * MIB + 512, options), SEED, 30 * STEPS)
 
 
 @pytest.mark.parametrize("options", ["cluster_size=4k", "cluster_size=4k,compat=0.10", "cluster_size=64k"])

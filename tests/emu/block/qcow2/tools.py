@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from emu.block.image import Image, open_image
 
+SEED = int(os.environ.get("EMU_TEST_SEED", "20260101"))
 KIB = 1 << 10
 MIB = 1 << 20
 

@@ -1,5 +1,5 @@
 /* GIC v2 (ARM IHI 0048B), generic timer (ARM DDI 0487, D11), PSCI (ARM DEN 0022) */
-#include "arm.h"
+#include "armvirt.h"
 
 #include "../arch.h"
 #include "../board.h"
@@ -71,7 +71,7 @@ void arch_irq_unmask(unsigned irq)
     *reg32(distributor + GICD_ISENABLER + 4 * (irq / 32)) = 1u << irq % 32;
 }
 
-void arm_interrupt(void)
+void armvirt_interrupt(void)
 {
     for (;;) {
         uint32_t acknowledged = *reg32(cpu_interface + GICC_IAR);

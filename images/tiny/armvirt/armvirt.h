@@ -20,4 +20,4 @@ long hypervisor_call(unsigned long function);
 void map_memory(void);
 
 /* Provided here, for the port's trap entry with interrupts off: serves what the interrupt controller has. */
-void arm_interrupt(void);
+void armvirt_interrupt(void);

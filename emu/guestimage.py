@@ -35,11 +35,21 @@ def load_raw(memory: GuestMemory, data: bytes, address: int, what: str) -> Loade
     return Loaded(address, address + len(data), address)
 
 
-def load_elf(memory: GuestMemory, path: Path, *, machine: str, bits: int = -1) -> Loaded:
-    """Put the PT_LOAD segments of an ELF file at their physical addresses; `machine` is its e_machine, such as EM_RISCV.
+@dataclass(frozen=True, slots=True)
+class ElfKind:
+    """Which ELF files a machine runs."""
 
-    `bits` are those of an address that count, where a kernel's file has others (MIPS: kseg0); `entry` is as the file has it.
+    machine: str  # e_machine, such as EM_RISCV
+    bits: int | None = None  # 32 or 64, None: either
+    big_endian: bool | None = None
+
+
+def load_elf(memory: GuestMemory, path: Path, *, machine: str | ElfKind, address_bits: int = -1) -> Loaded:
+    """Put the PT_LOAD segments of an ELF file at their physical addresses; `machine` is its e_machine, or says more.
+
+    `address_bits` are those of an address that count, where a kernel's file has others (MIPS: kseg0); `entry` is as it has it.
     """
+    kind = machine if isinstance(machine, ElfKind) else ElfKind(machine)
     # Imported here: 20 ms that a start from a raw kernel or a snapshot does not have to wait for.
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
@@ -47,11 +57,14 @@ def load_elf(memory: GuestMemory, path: Path, *, machine: str, bits: int = -1) -
     try:
         with path.open("rb") as file:
             elf = ELFFile(file)
-            if elf["e_machine"] != machine:
-                raise ConfigError(f"kernel {path} is for {elf['e_machine']}, this machine needs {machine}")
+            if elf["e_machine"] != kind.machine:
+                raise ConfigError(f"kernel {path} is for {elf['e_machine']}, this machine needs {kind.machine}")
+            if kind.bits not in (None, elf.elfclass) or kind.big_endian is elf.little_endian:
+                order = "little-endian" if elf.little_endian else "big-endian"
+                raise ConfigError(f"kernel {path} has {elf.elfclass} bits, {order}, this machine needs another")
             start, end = 1 << 64, 0
             for segment in elf.iter_segments("PT_LOAD"):
-                address, size = segment["p_paddr"] & bits, segment["p_memsz"]
+                address, size = segment["p_paddr"] & address_bits, segment["p_memsz"]
                 check_fits(memory, address, size, f"kernel {path}")
                 memory.write(address, segment.data().ljust(size, b"\0"))
                 start, end = min(start, address), max(end, address + size)

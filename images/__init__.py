@@ -15,12 +15,17 @@ TINY = (  # the targets that have a tiny guest
     "arm",
     "arm64",
     "i386",
+    "m68k",
     "mips",
     "mips64",
     "mips64el",
     "mipsel",
+    "ppc",
+    "ppc64",
     "riscv32",
     "riscv64",
+    "s390x",
+    "sparc",
     "x86_64",
 )
 _TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"

@@ -65,6 +65,20 @@ ISAS: dict[str, Isa] = {
     "mips64": _mips("mips64", "gnuabi64"),
     "mips64el": _mips("mips64el", "gnuabi64"),
     "mipsel": _mips("mipsel", "gnu"),
+    "ppc": Isa(
+        folders=("ppc", "goldfish", "div64"),
+        compiler="powerpc-linux-gnu-gcc",
+        package="gcc-powerpc-linux-gnu",
+        link_address=0x10_0000,
+        flags=("-mcpu=7400", "-mno-altivec", "-msoft-float", "-msdata=none", '-DARCH_NAME="ppc"'),
+    ),
+    "ppc64": Isa(
+        folders=("ppc", "goldfish"),
+        compiler="powerpc64-linux-gnu-gcc",
+        package="gcc-powerpc64-linux-gnu",
+        link_address=0x10_0000,
+        flags=("-mcpu=power9", "-mabi=elfv2", "-mno-altivec", "-mno-vsx", "-msoft-float", '-DARCH_NAME="ppc64"'),
+    ),
     "riscv32": Isa(
         folders=("riscv",),
         compiler="riscv64-linux-gnu-gcc",
@@ -78,6 +92,27 @@ ISAS: dict[str, Isa] = {
         package="gcc-riscv64-linux-gnu",
         link_address=0x8020_0000,  # where Linux's Image goes too
         flags=("-march=rv64imac_zicsr", "-mabi=lp64", "-mcmodel=medany", "-Wl,--no-relax"),
+    ),
+    "m68k": Isa(
+        folders=("m68k", "goldfish", "div64"),
+        compiler="m68k-linux-gnu-gcc",
+        package="gcc-m68k-linux-gnu",
+        link_address=0x1000,
+        flags=("-mcpu=68040",),
+    ),
+    "sparc": Isa(
+        folders=("sparc", "goldfish", "div64", "bswap"),
+        compiler="sparc64-linux-gnu-gcc",
+        package="gcc-sparc64-linux-gnu",
+        link_address=0x4000_1000,
+        flags=("-m32", "-mcpu=leon3", "-mflat"),
+    ),
+    "s390x": Isa(
+        folders=("s390x", "goldfish"),
+        compiler="s390x-linux-gnu-gcc",
+        package="gcc-s390x-linux-gnu",
+        link_address=0x1_0000,
+        flags=("-march=z10", "-msoft-float"),
     ),
     "arm64": Isa(
         folders=("armvirt", "arm64"),

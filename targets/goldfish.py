@@ -20,7 +20,7 @@ from emu.board import BoardCpu, Wiring
 from emu.clock import Clock
 from emu.engine.core import Engine
 from emu.errors import ConfigError
-from emu.guestimage import load_elf
+from emu.guestimage import ElfKind, load_elf
 from emu.irq import IrqLine
 from migration.vmstate import Wire
 from targets.base import BaseBoard
@@ -44,7 +44,8 @@ class Places:
     syscon: int
     virtio: int  # all slots
     machine: str  # e_machine of the ELF files it runs
-    kernel_bits: int = -1  # those of an address in such a file that are physical
+    bits: int | None = None  # of those files, where the machine alone does not tell
+    address_bits: int = -1  # those of an address in such a file that are physical
 
     @property
     def devices(self) -> tuple[int, ...]:
@@ -111,7 +112,8 @@ class GoldfishBoard(BaseBoard):
             raise ConfigError("no kernel was given: use --kernel FILE or the name of a bundled guest")
         if config.initrd is not None:
             raise ConfigError(f"target {config.target} starts ELF files without an initrd")
-        loaded = load_elf(self.memory, config.kernel, machine=places.machine, bits=places.kernel_bits)
+        kind = ElfKind(places.machine, places.bits, self.big_endian)
+        loaded = load_elf(self.memory, config.kernel, machine=kind, address_bits=places.address_bits)
         tree = device_tree(places, config.memory, config.append)
         address = (places.ram + config.memory - len(tree)) // PAGE * PAGE
         if address < loaded.end:

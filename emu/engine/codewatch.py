@@ -23,12 +23,9 @@ import mmap
 from functools import cache
 
 from emu.engine.layout import CodeWatchCalls
-from emu.engine.library import library_build, quick_library
-from emu.engine.native import executable
+from emu.engine.library import library_build
+from emu.engine.stubs import address_of, executable, jump_to
 from emu.errors import EngineError
-
-JUMP = bytes.fromhex("48b8 0000000000000000 ffe0")  # movabs rax, target; jmp rax
-TARGET = slice(2, 10)
 
 WHOLE_PAGE = bytes.fromhex(
     "4889d6"  # mov rsi, rdx            (uc, pages, start, len, retaddr) ->
@@ -44,8 +41,8 @@ ALL_PAGES = bytes.fromhex(
 @cache
 def watch_code(suffix: str, calls: CodeWatchCalls) -> None:
     """Make the change for the ISA whose functions have this `suffix`; EngineError when the table is not of this library."""
-    fast = _address_of(f"tb_invalidate_phys_page_fast_{suffix}")
-    rearm = _address_of(f"tlb_reset_dirty_by_vaddr_{suffix}")
+    fast = address_of(f"tb_invalidate_phys_page_fast_{suffix}")
+    rearm = address_of(f"tlb_reset_dirty_by_vaddr_{suffix}")
     base = fast - calls.invalidate_fast
     if base % mmap.PAGESIZE or base + calls.rearm != rearm:
         raise EngineError(f"this library says it is {library_build()}, but its functions are somewhere else")
@@ -53,21 +50,7 @@ def watch_code(suffix: str, calls: CodeWatchCalls) -> None:
     rearm_slot = ctypes.c_uint64.from_address(base + calls.rearm_slot)
     if (fast_slot.value, rearm_slot.value) != (fast, rearm):
         raise EngineError(f"this library says it is {library_build()}, but it calls its functions by other slots")
-    whole_page = WHOLE_PAGE + _jump(_address_of(f"tb_invalidate_phys_page_range_{suffix}"))
-    code = executable(whole_page + ALL_PAGES + _jump(rearm))
+    whole_page = WHOLE_PAGE + jump_to(address_of(f"tb_invalidate_phys_page_range_{suffix}"))
+    code = executable(whole_page + ALL_PAGES + jump_to(rearm))
     fast_slot.value = code
     rearm_slot.value = code + len(whole_page)
-
-
-def _address_of(symbol: str) -> int:
-    try:
-        function = quick_library()[symbol]
-    except AttributeError as exc:
-        raise EngineError(f"libunicorn has no function {symbol}") from exc
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
-
-
-def _jump(target: int) -> bytes:
-    jump = bytearray(JUMP)
-    jump[TARGET] = target.to_bytes(8, "little")
-    return bytes(jump)

@@ -20,15 +20,18 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from emu.engine.abort import ABORTED, catch_aborts
 from emu.engine.codewatch import watch_code
+from emu.engine.guard import Guard
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
 from emu.engine.isas import layout_of
-from emu.engine.layout import Field
+from emu.engine.layout import CoreLayout, Field
 from emu.engine.library import library_build, quick_library, slow_library
-from emu.engine.native import executable
+from emu.engine.stubs import executable
 from emu.engine.thumb import leave_thumb_exits_out
+from emu.engine.translation import repair_translator
 from emu.engine.traps import Trap, TrapTrace
-from emu.engine.x86native import X86Native, shut_down
+from emu.engine.x86native import X86Native
 from emu.errors import EngineError
 
 if TYPE_CHECKING:
@@ -46,13 +49,15 @@ UC_CTL_PAGE_SIZE = 1 | UC_CTL_WRITE_ONE
 UC_CTL_USE_EXITS = 4 | UC_CTL_WRITE_ONE
 UC_CTL_CPU_MODEL = 7 | UC_CTL_WRITE_ONE
 CPU_INTERRUPT_HARD = 2  # QEMU's bit for the CPU's interrupt line
-ONLY_CPU = -1  # qemu_get_cpu's index of the one CPU Unicorn has
 
 UC_ERR_EXCEPTION = 21
+EXCP_HLT, EXCP_HALTED = 0x10001, 0x10003  # QEMU's exception numbers: the first ends a slice
+EXEC_INTERRUPT = 144  # offset in CPUClass
 
 _MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 _MmioWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
 _StopInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
+_ExecInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
 _Interrupt = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 _PortRead = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_void_p)
 _PortWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p)
@@ -76,7 +81,6 @@ class Engine:
     def __init__(self, isa: str) -> None:
         """Open a CPU of `isa` as it is after reset; EngineError when this build of Unicorn or this ISA is not in the table."""
         core, self._layout = layout_of(library_build(), isa)
-        self._core = core
         self.isa = isa
         self.budget = 0  # instructions that a slice executes at most unless `run` is told otherwise; 0: no limit
         self._executed: int | None = 0  # instructions in the last counted slice; None while it runs
@@ -90,6 +94,10 @@ class Engine:
         self._held_requests = 0  # interrupt requests raised within a counted slice, for the next one
 
         watch_code(self._layout.suffix, self._layout.code_watch)
+        if self._layout.abort is not None:
+            catch_aborts(self._layout.suffix, self._layout.abort, self._abort_stores(core))
+        if self._layout.translator_loop is not None:
+            repair_translator(self._layout.suffix, self._layout.translator_loop)
         if self._layout.thumb:
             leave_thumb_exits_out()
         handle = ctypes.c_void_p()
@@ -103,13 +111,18 @@ class Engine:
         self._register = ctypes.c_uint64()
         self._scratch = ctypes.c_uint64()  # of the machine code in x86native
         # Any register access makes the library build its CPU; only from then on is there a state to point into.
-        self._check(self._reg_read(self._uc, 1, ctypes.addressof(self._register)), "build a CPU")
+        self._check(self._reg_read(self._uc, self._layout.any_register, ctypes.addressof(self._register)), "build a CPU")
         self._check(self._ctl(self._uc, UC_CTL_USE_EXITS, 1), "do without an end address")
 
-        self.cpu = self._get_cpu(self._uc, ONLY_CPU)
+        self.cpu = self._get_cpu(self._uc, self._layout.cpu_index)
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self._layout.env_in_cpu)
+        if self._layout.left_unreset:
+            reset = self._pointer_at(self._pointer_at(self.cpu + core.cpu_class))
+            ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(reset)(self.cpu)
+        for name, value in self._layout.reset.items():
+            self.field(name).value = value
         self._pc = self.field("pc")
         self._thumb = self.field("thumb") if self._layout.thumb else None
         self._halted = ctypes.c_uint32.from_address(self.cpu + core.cpu_halted)
@@ -125,9 +138,15 @@ class Engine:
         self._stop_interrupt = ctypes.c_void_p.from_address(self._uc + core.uc_stop_interrupt)
         if not self._layout.stop_interrupt:
             self._stop_interrupt.value = None
+        self._guard = Guard(core, self._uc)
+        self._waiting = self.field(self._layout.wait_field) if self._layout.wait_field else None
+        self._class = self._pointer_at(self.cpu + core.cpu_class)
         self._exception_pc = 0
-        if self._layout.pc_advance is None:
-            self._keep_exception_pc()
+        self._npc = self.field("npc") if "npc" in self._layout.env else None  # SPARC: the pc behind the pc
+        self._first_npc: int | None = None
+        self._exception_npc = 0
+        if self._layout.pc_advance is None or self._layout.wait_spins or self._waiting is not None:
+            self._answer_stop_interrupt()
         self._store_trap = StoreTrap(core, self._uc, self.cpu, self.env, self._layout.env_size, self.flush_tlb)
 
     def close(self) -> None:
@@ -214,20 +233,6 @@ class Engine:
         self._stop_interrupt.value = executable(native.save_pc())
         self._add_hook(UC_HOOK_INTR, executable(native.enter_handler()), 1, 0)
 
-    def shut_down_on_abort(self) -> None:
-        """Have an x86 CPU that QEMU would abort leave its slice as after a triple fault, in all engines of this process."""
-        call = self._layout.abort
-        assert call is not None
-        abort = self._address_of("cpu_abort")
-        slot = ctypes.c_uint64.from_address(abort - call.function + call.slot)
-        if slot.value in _shut_down:
-            return
-        self._check_layout(slot.value == abort)
-        old_exception = self._layout.env_in_cpu + self._layout.env["old_exception"][0]
-        code = shut_down(self._core.cpu_exception_index, old_exception, self._address_of("cpu_loop_exit"))
-        slot.value = executable(code)
-        _shut_down.add(slot.value)
-
     def _address_of(self, function: str) -> int:
         return ctypes.cast(cast("CFuncPtr", self.function(function, None)), ctypes.c_void_p).value or 0
 
@@ -261,8 +266,11 @@ class Engine:
         def on_interrupt(_uc: int, number: int, _data: int) -> None:
             if trap.address is not None:
                 return  # of an instruction behind the one that is to fault
-            pc.value = self._exception_pc if advance is None else pc.value - advance
             try:
+                self._check_not_aborted(number)
+                pc.value = self._exception_pc if advance is None else pc.value - advance
+                if self._npc is not None:
+                    self._npc.value = self._exception_npc
                 handler(number)
             except BaseException as exc:
                 self.fail(exc)
@@ -270,17 +278,51 @@ class Engine:
         self._exception_handler = handler
         self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt), 1, 0)  # begin > end: anywhere
 
-    def _keep_exception_pc(self) -> None:
-        """Note the pc of an exception where it is last known: when the library asks whether it ends the slice."""
-        pc = self._pc
+    def _answer_stop_interrupt(self) -> None:
+        """Use the library's question whether an exception ends the slice, which comes before anything is lost.
 
-        def on_question(_uc: int, _number: int) -> bool:
+        It is where the pc of the exception is last known, and where a wait that would spin can be made to end the slice. It
+        comes at the begin of a slice too, once the library has made the next pc the one behind the pc, and a slice may begin in
+        a delay slot.
+        """
+        pc, npc, waiting, wait_bit = self._pc, self._npc, self._waiting, self._layout.wait_bit
+        index, spins = self._exception_index, self._layout.wait_spins
+
+        def on_question(_uc: int, number: int) -> bool:
             self._exception_pc = pc.value
+            if spins and number == EXCP_HALTED:
+                index.value = EXCP_HLT
+            if waiting is not None and number < 0 and waiting.value & wait_bit:
+                self._halted.value = 1
+                index.value = EXCP_HLT
+            if npc is None:
+                return False
+            if self._first_npc is not None:
+                npc.value, self._first_npc = self._first_npc, None
+            self._exception_npc = npc.value
             return False
 
         callback = _StopInterrupt(on_question)
         self._callbacks.append(callback)
         self._stop_interrupt.value = ctypes.cast(callback, ctypes.c_void_p).value
+
+    def on_interrupt(self, handler: Callable[[], bool]) -> None:
+        """Ask `handler` at block heads while the interrupt line is up; it enters the guest's own handler, or answers False.
+
+        For an ISA whose interrupts the library does not take by itself. Set once.
+        """
+
+        def exec_interrupt(_cpu: int, request: int) -> bool:
+            try:
+                return bool(request & CPU_INTERRUPT_HARD) and handler()
+            except BaseException as exc:
+                self.fail(exc)
+                return False
+
+        callback = _ExecInterrupt(exec_interrupt)
+        self._callbacks.append(callback)
+        address = ctypes.cast(callback, ctypes.c_void_p).value
+        ctypes.c_void_p.from_address(self._class + EXEC_INTERRUPT).value = address
 
     def on_unmapped(self, handler: Callable[[Access, int], int]) -> None:
         """Make an access to a physical address where nothing is mapped an exception of the guest's, as on a real bus.
@@ -341,6 +383,10 @@ class Engine:
             self._requests.value |= self._held_requests
             self._held_requests = 0
         self._executed = None
+        if self._waiting is not None:
+            self._waiting.value &= ~self._layout.wait_bit
+        if self._npc is not None:
+            self._first_npc = self._npc.value
         start = self._pc.value | (self._thumb.value if self._thumb else 0)
         error = self._emu_start(self._uc, start, 0, 0, count)
         address = self._invalid_address.value
@@ -418,6 +464,8 @@ class Engine:
     def pc(self, value: int) -> None:
         # uc_reg_write would mark the pc as set by hand, and the mark outlives the exit it was meant for.
         self._pc.value = value
+        if self._npc is not None:
+            self._npc.value = value + 4
 
     @property
     def halted(self) -> bool:
@@ -466,11 +514,24 @@ class Engine:
 
         It is called with the GIL held and must not leave by longjmp: that would skip the Python frames below it.
         """
-        symbol = f"{name}_{self._layout.suffix}"
-        try:
-            return ctypes.PYFUNCTYPE(restype, *argtypes)((symbol, quick_library()))
-        except AttributeError as exc:
-            raise EngineError(f"libunicorn has no function {symbol}") from exc
+        for symbol in (f"{name}_{self._layout.suffix}", name):  # what only one ISA has bears no suffix
+            if hasattr(quick_library(), symbol):
+                return ctypes.PYFUNCTYPE(restype, *argtypes)((symbol, quick_library()))
+        raise EngineError(f"libunicorn has no function {name}_{self._layout.suffix}")
+
+    def deliver(self, number: int, entry: Callable[..., int]) -> bool:
+        """Have `entry`, QEMU's entry code of the ISA, enter exception `number`: its CPUState method `do_interrupt`.
+
+        False when memory that the entry needs cannot be accessed; the state is then as far as it came. In an exception handler
+        or between slices.
+        """
+        self._exception_index.value = number
+        done = self._guard.call(entry, self.cpu)
+        self._exception_index.value = -1
+        if self._store_trap.address is not None:
+            self._store_trap.undo()
+            return False
+        return done
 
     # Translations
 
@@ -513,6 +574,16 @@ class Engine:
         else:
             reason = f"Unicorn error {error}"
         raise EngineError(f"CPU cannot go on at pc {self._pc.value:#x}: {reason}")
+
+    def _abort_stores(self, core: CoreLayout) -> tuple[tuple[int, int], ...]:
+        """What a CPU that QEMU would abort leaves its slice with: offsets in CPUState, and 32-bit values."""
+        fields = self._layout.abort_fields
+        stores = [(self._layout.env_in_cpu + self._layout.env[name][0], value) for name, value in fields.items()]
+        return ((core.cpu_exception_index, EXCP_HLT if fields else ABORTED), *stores)
+
+    def _check_not_aborted(self, number: int) -> None:
+        if number == ABORTED:
+            raise EngineError(f"CPU cannot go on near pc {self._pc.value:#x}: the library has no answer to what the guest did")
 
     def _hook(self, kind: int, callback: CFuncPtr, begin: int, end: int, instruction: int = 0) -> None:
         self._callbacks.append(callback)
@@ -566,8 +637,7 @@ class Engine:
             raise EngineError(f"Unicorn cannot {what}: uc_err {error}")
 
 
-_shut_down: set[int] = set()  # what cpu_abort was led to
-_FIELD_TYPES = {2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
+_FIELD_TYPES = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
 
 
 def _address(pointer: int | None) -> int:

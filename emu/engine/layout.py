@@ -47,6 +47,8 @@ class CoreLayout:
     uc_emu_count: int  # size_t: the slice ends when emu_counter exceeds it
     uc_invalid_addr: int  # uint64_t: physical address of the access that ended the slice
     uc_no_exit_request: int  # bool: translate no exit check inside a block
+    uc_jmp_bufs: int  # sigjmp_buf[]: where an exception goes, for each level of uc_emu_start
+    uc_nested_level: int  # int: how many of them are set
     # CPUState
     cpu_interrupt_request: int  # uint32_t
     cpu_env_ptr: int  # CPUArchState *
@@ -70,7 +72,15 @@ class CodeWatchCalls:
 
 @dataclass(frozen=True, slots=True)
 class AbortCall:
-    """Where in the library file cpu_abort is, which ends the process, and the global offset table's slot for it."""
+    """Where in the library file `cpu_abort` and the global offset table's slot for it are (`abort`)."""
+
+    function: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class TranslatorLoop:
+    """Where in the library file translator_loop is, and the global offset table's slot for it (`translation`)."""
 
     function: int
     slot: int
@@ -90,10 +100,19 @@ class IsaLayout:
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
+    abort: AbortCall | None = None  # None: the library's own, which ends the process
+    abort_fields: dict[str, int] = field(default_factory=dict)  # 32-bit, of env: an abort sets them and ends the slice
+    cpu_index: int = -1  # qemu_get_cpu's, of the one CPU there is
+    wait_field: str | None = None  # of env, where a CPU that waits for an interrupt says so by a bit of its state
+    wait_bit: int = 0
+    any_register: int = 1  # an id of a register that can be read
+    left_unreset: bool = False  # the library builds this CPU without resetting it
+    reset: dict[str, int] = field(default_factory=dict)  # fields of `env` that the library's reset leaves wrong
+    wait_spins: bool = False  # a CPU that waits for an interrupt would spin inside the library
+    translator_loop: TranslatorLoop | None = None  # where the translator needs repair
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
-    abort: AbortCall | None = None  # to be led elsewhere
     instructions: dict[str, int] = field(default_factory=dict)  # those a hook may stand for: their number for UC_HOOK_INSN
     exceptions: Mapping[int, str] = field(default_factory=dict)  # what the library's exception numbers mean, for logs
     interrupts: Mapping[int, str] = field(default_factory=dict)  # what interrupt numbers mean
@@ -126,6 +145,8 @@ CORE: dict[Build, CoreLayout] = {
         uc_emu_count=1376,
         uc_invalid_addr=1416,
         uc_no_exit_request=2034,
+        uc_jmp_bufs=2040,
+        uc_nested_level=14840,
         cpu_interrupt_request=28,
         cpu_env_ptr=296,
         cpu_icount_decr_ptr=304,

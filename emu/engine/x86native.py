@@ -48,21 +48,7 @@ CHECK_PORT = bytes.fromhex(
     "48b8 0000000000000000"  # allowed: movabs rax, callback
     "ffe0"  # jmp rax
 )
-SHUT_DOWN = bytes.fromhex(
-    "c787 00000000 01000100"  # mov dword [rdi + exception_index], EXCP_HLT         void cpu_abort(cpu, format, ...)
-    "c787 00000000 08000000"  # mov dword [rdi + old_exception], double fault
-    "48b8 0000000000000000"  # movabs rax, cpu_loop_exit
-    "ffe0"  # jmp rax
-)
 MOVABS = (b"\x48\xb8" + bytes(8), b"\x48\xbf" + bytes(8))
-
-
-def shut_down(exception_index: int, old_exception: int, cpu_loop_exit: int) -> bytes:
-    """In place of cpu_abort: leave as after a triple fault. Takes offsets from the CPU, and an address."""
-    code = bytearray(_filled(SHUT_DOWN, cpu_loop_exit))
-    code[2:6] = exception_index.to_bytes(4, "little")
-    code[12:16] = old_exception.to_bytes(4, "little")
-    return bytes(code)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from emu.board import Wiring
 from targets.goldfish import GoldfishBoard, Places
 from targets.mips.cpu import UNMAPPED, MipsCpu
 
 PLACES = Places(
     machine="EM_MIPS",
-    kernel_bits=UNMAPPED,
+    address_bits=UNMAPPED,
     ram=0,
     pic=0x1E00_0000,
     timer=0x1E00_1000,
@@ -22,4 +24,5 @@ class MipsBoard(GoldfishBoard):
     """Implements emu.board.Board."""
 
     def __init__(self, wiring: Wiring, *, isa: str) -> None:
-        super().__init__(wiring, isa=isa, places=PLACES, cpu=MipsCpu, big_endian=not isa.endswith("el"))
+        places = replace(PLACES, bits=64 if "64" in isa else 32)
+        super().__init__(wiring, isa=isa, places=places, cpu=MipsCpu, big_endian=not isa.endswith("el"))

@@ -86,7 +86,6 @@ class X86Cpu:
         self._set_dr7 = engine.function("cpu_x86_update_dr7", None, pointer, ctypes.c_uint32)
         self._choose_features()
         engine.deliver_exceptions()
-        engine.shut_down_on_abort()
         engine.map_mmio(ACKNOWLEDGE, mmap.PAGESIZE, self._read_vector, lambda _offset, _size, _value: None)
         engine.field("vm_vmcb").value = ACKNOWLEDGE
         engine.on_instruction("rdtsc", self._read_tsc)

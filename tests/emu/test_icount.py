@@ -62,14 +62,14 @@ def test_it_stops_at_the_very_instruction(counter: Machine, instructions: int) -
     run_to(counter, instructions * NS_PER_INSTRUCTION)
 
     assert counter.now() == instructions * NS_PER_INSTRUCTION
-    assert counter.call(counter.board.cpu.registers)["t2"] == (instructions + 1) // 2
+    assert counter.call(counter.board.cpu.registers)["x7/t2"] == (instructions + 1) // 2
 
 
 def test_it_stops_again_further_on(counter: Machine) -> None:
     for instructions in (1, 7, 8, 123_457):
         run_to(counter, instructions * NS_PER_INSTRUCTION)
 
-    assert counter.call(counter.board.cpu.registers)["t2"] == (123_457 + 1) // 2
+    assert counter.call(counter.board.cpu.registers)["x7/t2"] == (123_457 + 1) // 2
 
 
 def test_it_does_not_stop_in_the_past(counter: Machine) -> None:

@@ -8,7 +8,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from emu.engine.isas import LAYOUTS, PROBES
-from emu.engine.layout import AbortCall, Build, CodeWatchCalls, IsaLayout
+from emu.engine.layout import AbortCall, Build, CodeWatchCalls, IsaLayout, TranslatorLoop
 from emu.engine.library import library_build, library_path
 from emu.engine.selftest import self_test
 
@@ -39,14 +39,20 @@ def test_code_watch_calls_are_where_the_library_file_has_them(row: tuple[Build, 
     )
 
 
-@pytest.mark.parametrize(
-    "layout", [layout for layout in LAYOUTS.values() if layout.abort is not None], ids=lambda layout: str(layout.mode)
-)
-def test_the_abort_call_is_where_the_library_file_has_it(layout: IsaLayout) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: layout.suffix)
+def test_the_calls_that_end_the_process_are_where_the_library_file_has_them(layout: IsaLayout) -> None:
     functions, slots = functions_and_slots()
     name = f"cpu_abort_{layout.suffix}"
 
     assert layout.abort == AbortCall(function=functions[name], slot=slots[name])
+
+
+@pytest.mark.parametrize("layout", [row for row in LAYOUTS.values() if row.translator_loop], ids=lambda layout: layout.suffix)
+def test_translator_loops_are_where_the_library_file_has_them(layout: IsaLayout) -> None:
+    functions, slots = functions_and_slots()
+    name = f"translator_loop_{layout.suffix}"
+
+    assert layout.translator_loop == TranslatorLoop(function=functions[name], slot=slots[name])
 
 
 @pytest.mark.parametrize("isa", sorted({isa for _build, isa in LAYOUTS}))

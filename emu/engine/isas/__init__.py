@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from emu.engine.isas import arm, mips, riscv, x86
+from emu.engine.isas import arm, m68k, mips, ppc, riscv, s390x, sparc, x86
 from emu.engine.layout import CORE, Build, CoreLayout, IsaLayout, Probe
 from emu.errors import EngineError
 
-LAYOUTS: dict[tuple[Build, str], IsaLayout] = {**arm.LAYOUTS, **mips.LAYOUTS, **riscv.LAYOUTS, **x86.LAYOUTS}
-PROBES: dict[str, Probe] = {**arm.PROBES, **mips.PROBES, **riscv.PROBES, **x86.PROBES}
+LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
+    **arm.LAYOUTS,
+    **m68k.LAYOUTS,
+    **mips.LAYOUTS,
+    **ppc.LAYOUTS,
+    **riscv.LAYOUTS,
+    **s390x.LAYOUTS,
+    **sparc.LAYOUTS,
+    **x86.LAYOUTS,
+}
+PROBES: dict[str, Probe] = {
+    **arm.PROBES,
+    **m68k.PROBES,
+    **mips.PROBES,
+    **ppc.PROBES,
+    **riscv.PROBES,
+    **s390x.PROBES,
+    **sparc.PROBES,
+    **x86.PROBES,
+}
 
 
 def layout_of(build: Build, isa: str) -> tuple[CoreLayout, IsaLayout]:

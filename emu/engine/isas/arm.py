@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, Build, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
 
 VECTOR_SIZE = 256  # bytes an SVE register takes; the architecture's V register is its first 16
 
@@ -27,6 +27,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             rearm=0x59BEF0,
             rearm_slot=0x14C9738,
         ),
+        abort=AbortCall(function=0x3C097E, slot=0x14BD138),
         env_in_cpu=41808,
         env_size=12736,
         env={
@@ -93,6 +94,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             rearm=0x4C6CE0,
             rearm_slot=0x14C9898,
         ),
+        abort=AbortCall(function=0x3C082B, slot=0x14C6F00),
         env_in_cpu=41712,
         env_size=4400,
         env={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, CodeWatchCalls, IsaLayout, Probe, TranslatorLoop
 
 BIG_ENDIAN = 1 << 30  # UC_MODE_BIG_ENDIAN
 
@@ -123,6 +123,20 @@ _WATCH = {
     "mips64el": CodeWatchCalls(invalidate_fast=0xAB3640, invalidate_fast_slot=0x14C5810, rearm=0xA96B70, rearm_slot=0x14C20F0),
 }
 
+_ABORT = {
+    "mips": AbortCall(function=0x3C0E67, slot=0x14C2458),
+    "mipsel": AbortCall(function=0x3C0FA2, slot=0x14C6A48),
+    "mips64": AbortCall(function=0x3C10DD, slot=0x14C6B60),
+    "mips64el": AbortCall(function=0x3C1221, slot=0x14C8960),
+}
+
+_LOOP = {
+    "mips": TranslatorLoop(function=0x842B00, slot=0x14BD968),
+    "mipsel": TranslatorLoop(function=0x941D10, slot=0x14C4330),
+    "mips64": TranslatorLoop(function=0xA52DF0, slot=0x14C1E58),
+    "mips64el": TranslatorLoop(function=0xB63D60, slot=0x14C2E08),
+}
+
 
 def _layout(isa: str) -> IsaLayout:
     wide, big = "64" in isa, not isa.endswith("el")
@@ -138,6 +152,8 @@ def _layout(isa: str) -> IsaLayout:
         env_in_cpu=36112 if wide else 36080,
         env_size=16120 if wide else 11328,
         env=_ENV64 if wide else _ENV32,
+        abort=_ABORT[isa],
+        translator_loop=_LOOP[isa],
     )
 
 

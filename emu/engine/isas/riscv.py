@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, Build, CodeWatchCalls, Field, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, Field, IsaLayout, Probe
 
 EXCEPTIONS = {  # privileged spec, table 3.6; QEMU's numbers are those of the causes
     0: "instruction address misaligned",
@@ -50,6 +50,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             rearm=0xEC5CA0,
             rearm_slot=0x14BFA50,
         ),
+        abort=AbortCall(function=0x3C1899, slot=0x14C87C8),
         env_in_cpu=36080,
         env_size=968,
         env={
@@ -114,6 +115,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         exceptions=EXCEPTIONS,
         interrupts=INTERRUPTS,
         interrupt_number=_interrupt_number,
+        abort=AbortCall(function=0x3C199C, slot=0x14C9D58),
     ),
 }
 

@@ -75,6 +75,7 @@ def _layout(mode: int, model: int) -> IsaLayout:
         env_size=7008,
         env=ENV,
         abort=AbortCall(function=0x3C070A, slot=0x14C0F70),
+        abort_fields={"old_exception": 8},  # a double fault, as a triple fault leaves it
         model=model,
         instructions=INSTRUCTIONS,
     )

@@ -1,0 +1,1 @@
+"""Motorola 68040 on the small board."""

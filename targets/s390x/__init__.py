@@ -1,0 +1,1 @@
+"""z/Architecture on the small board."""

@@ -1,0 +1,1 @@
+"""SPARC on the small board."""

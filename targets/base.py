@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from devices.p9.fids import OPEN_MAX, Fids
 from devices.p9.hostfs import HostFs
 from devices.p9.server import Server
 from devices.p9.session import Session
@@ -101,7 +102,7 @@ class BaseBoard:
         # A share has one request at a time with a thread: the drives keep theirs.
         self._workers = ThreadPoolExecutor(BLOCK_WORKERS + len(wiring.config.shares), thread_name_prefix="block")
         self._virtio: list[VirtioDevice] = []
-        self._shared: list[HostFs] = []
+        self._sessions: list[Session] = []
 
     def attach(self, base: int, size: int, device: MmioDevice) -> None:
         """Give the board a device with `size` bytes of registers at `base`, wider ones in the CPU's byte order."""
@@ -139,10 +140,17 @@ class BaseBoard:
     def _virtio_p9(self, share: ShareConfig) -> VirtioP9:
         wiring, reason = self._wiring, MOUNTED.format(share.path, share.tag)
         files = HostFs(share.path, readonly=share.readonly, mapped=share.security == "mapped")
-        self._shared.append(files)
-        server = Server(Session(files, lambda: wiring.blockers.add(reason)))
-        name = f"virtio-9p:{share.tag}"
-        return VirtioP9(name, self.memory, server, tag=share.tag, executor=self._workers, post=wiring.post)
+        fids = Fids(open_max=OPEN_MAX // len(wiring.config.shares))
+        session = Session(files, lambda: wiring.blockers.add(reason), fids=fids)
+        self._sessions.append(session)
+        return VirtioP9(
+            f"virtio-9p:{share.tag}",
+            self.memory,
+            Server(session),
+            tag=share.tag,
+            executor=self._workers,
+            post=wiring.post,
+        )
 
     def attach_virtio_mmio(self, base: int, size: int, lines: Sequence[IrqLine]) -> None:
         """Give the board a virtio-mmio slot of `size` bytes for each of `lines`, the first of them filled."""
@@ -178,8 +186,8 @@ class BaseBoard:
     def close(self) -> None:
         """Give back what the host lent."""
         self._workers.shutdown()
-        for files in self._shared:
-            files.close()
+        for session in self._sessions:
+            session.close()
         self.engine.close()
         for ram in self.rams:
             ram.close()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from devices.p9.paths import PATH_MAX
 
 FIDS_MAX = 1 << 15  # a guest has one for each name that it remembers
-OPEN_MAX = 512  # open files and attributes at a time; half the files Linux lets a process have unless told otherwise
+OPEN_MAX = 512  # open files and attributes at a time, of all shares; half the files Linux lets a process have by default
 PATHS_MAX = 64 << 20  # bytes of all paths together
 
 

@@ -164,7 +164,7 @@ class HostFs:
             raise OSError(errno.EINVAL, "not a symbolic link")
         if stat.S_ISLNK(os.fstat(fd).st_mode):
             return os.readlink(b"", dir_fd=fd)
-        file = os.open(proc(fd), os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(proc(fd), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             return os.read(file, TARGET_MAX)
         finally:
@@ -225,9 +225,8 @@ class HostFs:
             raise OSError(errno.EINVAL, "a symbolic link's target is empty, too long or holds a NUL")
         if not self._mapped:
             os.symlink(target, plain(name), dir_fd=directory)
-            with self.at(directory, name) as fd, contextlib.suppress(PermissionError):
-                os.chown(proc(fd), owner.uid, owner.gid)
             with self.at(directory, name) as fd:
+                _give(fd, owner)
                 return self.qid(fd)
         self._make_file(directory, name, target)
         return self._made(directory, name, stat.S_IFLNK | 0o777, owner)
@@ -264,8 +263,7 @@ class HostFs:
             if self._mapped:
                 mapped.write(proc(fd), Ownership(owner.uid, owner.gid, mode, device or None))
             else:
-                with contextlib.suppress(PermissionError):  # without privileges all files are the user's that emu runs as
-                    os.chown(proc(fd), owner.uid, owner.gid)
+                _give(fd, owner)
                 os.chmod(proc(fd), mode & 0o7777)  # noqa: PTH101
         except OSError:
             with contextlib.suppress(OSError):
@@ -331,6 +329,12 @@ class HostFs:
         self._attribute(name)
         if size > XATTR_MAX:
             raise OSError(errno.E2BIG, f"an attribute has {size} bytes, at most {XATTR_MAX} are allowed")
+
+
+def _give(fd: int, owner: Owner) -> None:
+    """Without privileges, or where the owner does not exist, a file is the user's that emu runs as."""
+    with contextlib.suppress(OSError):
+        os.chown(proc(fd), owner.uid, owner.gid)
 
 
 def _set_times(fd: int, changes: Changes) -> None:

@@ -48,6 +48,11 @@ class Session:
         self.settle()
         self.msize = msize
 
+    def close(self) -> None:
+        """End the session and let the directory go."""
+        self.start(0)
+        self.files.close()
+
     def attach(self, number: int, fid: Fid) -> None:
         """The guest mounts the share; OSError EBUSY when it is about to be moved."""
         if self._blocker is None:

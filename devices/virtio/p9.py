@@ -10,7 +10,6 @@ Missing: shares that move with their guest.
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from devices.virtio.workers import Executor, Workers
 from emu.errors import GuestError, StateError
 from emu.memory import GuestMemory
 from migration.vmstate import VMState, structs, u32
-
-log = logging.getLogger(__name__)
 
 QUEUE_SIZE = 128  # QEMU's, and as many pieces as Linux makes of a message
 MOUNT_TAG = 1 << 0  # feature: the configuration space holds a tag

@@ -72,8 +72,7 @@ class Client:
         self.attach(ROOT)
 
     def close(self) -> None:
-        self.session.start(0)
-        self.files.close()
+        self.session.close()
 
     def send(self, kind: int, body: bytes, payload: bytes = b"", room: int = wire.MSIZE_MAX) -> bytes:
         """A whole message; the whole reply."""

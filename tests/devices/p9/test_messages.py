@@ -514,6 +514,16 @@ def test_no_descriptor_is_left(client: Client, share: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+def test_a_file_whose_owner_cannot_be_is_the_hosts(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.EINVAL, "as in a user namespace without this user")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    client.create(b"file")
+    client.symlink(b"soft", b"x")
+    assert (client.stat(b"file").uid, client.stat(b"soft").uid) == (os.getuid(), os.getuid())
+
+
 def test_replies_that_do_not_fit_are_refused(client: Client) -> None:
     refused(errno.EMSGSIZE, lambda: client.ask(Type.GETATTR, fields("IQ", ROOT, 0), room=100))
     assert wire.error(7, errno.EMSGSIZE) == client.send(Type.GETATTR, fields("IQ", ROOT, 0), room=0)

@@ -97,7 +97,7 @@ def share(begin: Callable[[Executor], Share]) -> Share:
 def test_configuration_space_holds_the_tag(share: Share) -> None:
     assert share.driver.offered() & MOUNT_TAG
     assert share.driver.bus.read(Reg.CONFIG, 2) == 5
-    assert bytes(share.driver.bus.read(Reg.CONFIG + 2 + index, 1) for range_ in [range(5)] for index in range_) == b"host0"
+    assert bytes(share.driver.bus.read(Reg.CONFIG + 2 + index, 1) for index in range(5)) == b"host0"
 
 
 def test_data_is_read_into_pieces_of_any_size(share: Share) -> None:

@@ -9,7 +9,7 @@ from elftools.elf.elffile import ELFFile
 
 from emu.errors import ConfigError
 from images import BUNDLED, bundled
-from images.build import ISAS, check_image, compile_image, main
+from images.build import ISAS, check_image, main
 
 each_isa = pytest.mark.parametrize(
     "name",
@@ -28,11 +28,6 @@ each_isa = pytest.mark.parametrize(
 @each_isa
 def test_stored_image_is_what_its_sources_give(name: str) -> None:
     check_image(name)
-
-
-@each_isa
-def test_two_builds_give_the_same_bytes(name: str) -> None:
-    assert compile_image(name) == compile_image(name)
 
 
 def test_missing_compiler_names_the_debian_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

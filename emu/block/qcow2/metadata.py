@@ -75,6 +75,7 @@ class Metadata:
         self._flags = COPIED | COMPRESSED | (ZERO if header.version >= 3 else 0)
         self._l1 = Table(header.l1_offset, read_words(file, header.l1_offset, header.l1_entries))
         self._l2 = TableCache(L2_CACHE, read=self._read_l2, write=self._write_words, write_all=self._flush)
+        self._shows_data = False  # an L2 entry changed that is to show data which may not be on disk yet
         self._refcounts: Refcounts | None = None
         self._waiting: list[Words] = []  # L2 entries that nothing on the disk needs any more, once the file knows
         self._steps = np.arange(self._per_table, dtype=np.uint64) << np.uint64(self._bits)
@@ -203,6 +204,7 @@ class Metadata:
         table = self._own_l2(index)
         place = table.entries[at : at + len(entries)]
         left = place[(place != 0) & ((place ^ entries) & np.uint64(OFFSET | COMPRESSED) != 0)]
+        self._shows_data = self._shows_data or bool((entries & np.uint64(OFFSET | COMPRESSED) != 0).any())
         place[:] = entries
         table.changed(at, len(entries))
         left = left[left & np.uint64(OFFSET | COMPRESSED) != 0]
@@ -231,8 +233,10 @@ class Metadata:
 
     def write_back(self) -> list[Words]:
         """Put every table into the file, each before what relies on it; what to `release` when the file is flushed."""
-        if self._refcounts is not None:
-            self._refcounts.write_back()
+        flushed = self._refcounts is not None and self._refcounts.write_back()
+        if self._shows_data and not flushed:
+            self._file.flush()  # data first: a cluster may have held something else before, even one kept behind a zero flag
+        self._shows_data = False
         if self._l2.write_back() and self._l1.dirty:
             self._file.flush()
         if self._l1.dirty:

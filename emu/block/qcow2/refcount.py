@@ -225,14 +225,15 @@ class Refcounts:
         self._table = table
         self.release(old.offset >> self._bits, len(old.entries) * WORD >> self._bits)
 
-    def write_back(self) -> None:
-        """Put all counts into the file, so that they are there before what is written from now on."""
+    def write_back(self) -> bool:
+        """Put all counts into the file, so that they are there before what is written from now on; whether it flushed."""
         changed = self._blocks.write_back()
         if self._table.dirty:
             self._file.flush()
             write_words(self._file, self._table)
         if changed:
             self._file.flush()
+        return changed
 
 
 def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -85,7 +85,7 @@ class TableCache:
         *,
         read: Callable[[int], Entries],
         write: Callable[[Table], None],
-        write_all: Callable[[], None],
+        write_all: Callable[[], object],
     ) -> None:
         """`capacity` in bytes of memory; `write_all` writes back all that has to go before a table of this cache does."""
         self._capacity = capacity

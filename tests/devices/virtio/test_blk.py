@@ -538,13 +538,13 @@ def test_other_requests_go_on_while_one_is_slow(path: Path, pool: ThreadPoolExec
     assert slow.reading.wait(WAIT)
     second = disk.send(Type.FLUSH)
     disk.driver.kick()
-    came = disk.posts.came.wait(WAIT)
-    disk.posts.run()
-    first_back = disk.driver.used()
+    if not (first_back := disk.driver.used()):  # else it was done while the vCPU waited
+        assert disk.posts.came.wait(WAIT)
+        disk.posts.run()
+        first_back = disk.driver.used()
     slow.go_on.set()
     disk.driver.device.drain()
 
-    assert came
     assert [head for head, _ in first_back] == [second.head]
     assert len(disk.driver.used()) == 1
 

@@ -2,18 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-linux test-all soak check check-style clean
+.PHONY: demo test test-targets test-linux test-all soak check check-style clean
 
 demo: .venv/installed
 	$(BIN)/emu demo
 
 test: .venv/installed
-	$(BIN)/pytest -n auto -m "not linux and not soak"
+	$(BIN)/pytest -n auto -m "not linux and not soak and not every_target"
+
+test-targets: .venv/installed
+	$(BIN)/pytest -n auto -m "every_target and not soak"
 
 test-linux: .venv/installed
 	$(BIN)/pytest -m "linux and not soak"
 
-test-all: test test-linux
+test-all: test test-targets test-linux
 
 soak: .venv/installed
 	$(BIN)/pytest -rP -m soak

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
+
+import pytest
 
 from benchmarks.serial import SerialConsole
 from emu.monitor.client import QmpCallError, qmp_call
@@ -20,6 +22,15 @@ from migration.vmstate import Wire
 WAIT = 30  # seconds; only a hang takes so long
 POLL = 0.005
 PROMPT = "tiny> "
+
+
+# Both byte orders, both widths, every way of delivering exceptions; the other targets have a marker of their own.
+FIRST = ("riscv64", "arm64", "x86_64", "mips")
+
+
+def guests(targets: Iterable[str]) -> list[object]:
+    """The tiny guests of `targets`, to parametrize a test with."""
+    return [pytest.param(f"{target}-tiny", marks=() if target in FIRST else pytest.mark.every_target) for target in targets]
 
 
 def wait_for(condition: object, what: str, timeout: float = WAIT) -> None:

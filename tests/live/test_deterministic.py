@@ -22,7 +22,7 @@ from migration.status import Status
 from targets import find_target
 from targets.base import DETERMINISTIC
 from tests.devices.fakes import MemoryChardev
-from tests.live.machines import WAIT, wait_for
+from tests.live.machines import WAIT, guests, wait_for
 
 UUID = "00000000-0000-0000-0000-000000000000"
 SEED = int(os.environ.get("EMU_TEST_SEED", "20260101"))
@@ -37,7 +37,7 @@ Journey = Callable[[], "Travel"]
 Interrupt = Callable[["Travel"], None]
 Outcome = tuple[bytes, bytes]  # all the guest printed; RAM, disk, CPU and devices as a snapshot holds them
 
-pytestmark = pytest.mark.parametrize("guest", [f"{target}-tiny" for target in DETERMINISTIC])
+pytestmark = pytest.mark.parametrize("guest", guests(DETERMINISTIC))
 
 
 class Station:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from images import BUNDLED
+from images import BUNDLED, TINY
 from images.journal import read_journal
-from tests.live.machines import PROMPT, WAIT, EmuProcess, wait_for
+from tests.live.machines import PROMPT, WAIT, EmuProcess, guests, wait_for
 from tests.live.test_handover import RECORDS, stop_journal
 
 SEED = int(os.environ.get("EMU_TEST_SEED", "20260101"))
 Begin = Callable[..., EmuProcess]
 
-pytestmark = pytest.mark.parametrize("guest", BUNDLED)
+pytestmark = pytest.mark.parametrize("guest", guests(TINY))
 
 
 @pytest.fixture

@@ -10,15 +10,19 @@ from elftools.elf.elffile import ELFFile
 from emu.errors import ConfigError
 from images import BUNDLED, bundled
 from images.build import ISAS, check_image, main
+from tests.live.machines import FIRST
 
 each_isa = pytest.mark.parametrize(
     "name",
     [
         pytest.param(
             name,
-            marks=pytest.mark.skipif(
-                shutil.which(isa.compiler) is None, reason=f"{isa.compiler} ({isa.package}) is not installed"
-            ),
+            marks=[
+                pytest.mark.skipif(
+                    shutil.which(isa.compiler) is None, reason=f"{isa.compiler} ({isa.package}) is not installed"
+                ),
+                *([] if name in FIRST else [pytest.mark.every_target]),
+            ],
         )
         for name, isa in ISAS.items()
     ],

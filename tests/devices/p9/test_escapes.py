@@ -38,13 +38,11 @@ def resolve(request: pytest.FixtureRequest) -> Resolve:
 def witness(folder: Path, share: Path) -> list[object]:
     """All that is beside the share, as it is."""
     found: list[object] = []
-    for path in sorted(folder.rglob("*")):
-        if share not in (path, *path.parents):
-            status = path.lstat()
-            content = path.read_bytes() if path.is_file() else b""
-            found.append(
-                (path, content, status.st_mode, status.st_uid, status.st_nlink, status.st_mtime_ns, os.listxattr(path))
-            )
+    beside = [entry for entry in folder.iterdir() if entry != share]  # the share itself may be changing just now
+    for path in sorted([*beside, *(below for entry in beside for below in entry.rglob("*"))]):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        found.append((path, content, status.st_mode, status.st_uid, status.st_nlink, status.st_mtime_ns, os.listxattr(path)))
     return found
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from emu.engine.layout import Field, IsaLayout
 
-_ExecInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
+ExecInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class TrapTrace:
         if layout.interrupt_number is not None:
             slot = ctypes.c_void_p.from_address(exec_interrupt)
             self._take = ctypes.PYFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)(slot.value or 0)
-            self._callback = _ExecInterrupt(self._exec_interrupt)  # the library points to it
+            self._callback = ExecInterrupt(self._exec_interrupt)  # the library points to it
             slot.value = ctypes.cast(self._callback, ctypes.c_void_p).value
 
     def exception(self, number: int) -> None:

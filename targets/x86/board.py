@@ -100,7 +100,7 @@ class PcBoard(BaseBoard):
         self._attach_ports(_FromBase(uart, UART), *range(UART, UART + 8))
         self._attach_ports(self._host.configuration, *range(ADDRESS, ADDRESS + 8))
         self._attach_ports(power, *Port)
-        self.engine.map_ports(self._read_port, self._write_port)
+        self.cpu.hooks.map_ports(self._read_port, self._write_port)
         self._map(config.memory, PCI_WINDOW_END - config.memory, self._host)
         self._map(PCI_WINDOW_END, PHYSICAL_END - PCI_WINDOW_END, NOTHING)
         self._attach_virtio_pci()

@@ -19,6 +19,7 @@ from typing import ClassVar
 from emu.clock import Clock
 from emu.engine.core import Engine
 from emu.engine.registers import registers
+from emu.engine.x86 import X86Hooks
 from emu.irq import IrqLine
 from migration.vmstate import State
 from targets.x86.state import CONTROL, DESCRIPTORS, REGS, DescriptorState, FpuState, X86State
@@ -85,12 +86,13 @@ class X86Cpu:
         self._mxcsr_changed = engine.function("update_mxcsr_status", None, pointer)
         self._set_dr7 = engine.function("cpu_x86_update_dr7", None, pointer, ctypes.c_uint32)
         self._choose_features()
-        engine.deliver_exceptions()
+        self.hooks = X86Hooks(engine)
+        self.hooks.deliver_exceptions()
         engine.map_mmio(ACKNOWLEDGE, mmap.PAGESIZE, self._read_vector, lambda _offset, _size, _value: None)
         engine.field("vm_vmcb").value = ACKNOWLEDGE
-        engine.on_instruction("rdtsc", self._read_tsc)
-        engine.on_instruction("rdtscp", self._read_tscp)
-        CallGates(engine, self._regs, self._segments).install()
+        self.hooks.on_instruction("rdtsc", self._read_tsc)
+        self.hooks.on_instruction("rdtscp", self._read_tscp)
+        CallGates(engine, self._regs, self._segments).install(self.hooks)
         self._power_on = self.save()
 
     def _choose_features(self) -> None:

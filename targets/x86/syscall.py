@@ -9,6 +9,7 @@ import struct
 
 from emu.engine.core import Engine
 from emu.engine.registers import registers
+from emu.engine.x86 import X86Hooks
 
 CS, SS = 1, 2  # in the order of the descriptors
 LENGTH = 2  # of both instructions; a prefix before them is the guest's mistake
@@ -36,10 +37,10 @@ class CallGates:
         self._fmask = engine.field("fmask")
         self._sysenter = [engine.field(f"sysenter_{name}") for name in ("cs", "esp", "eip")]
 
-    def install(self) -> None:
+    def install(self, hooks: X86Hooks) -> None:
         """Have the engine call."""
-        self._engine.on_instruction("syscall", self.syscall)
-        self._engine.on_instruction("sysenter", self.sysenter)
+        hooks.on_instruction("syscall", self.syscall)
+        hooks.on_instruction("sysenter", self.sysenter)
 
     def syscall(self) -> None:
         """To LSTAR from 64-bit code, to CSTAR from compatibility code; outside long mode to STAR's address."""

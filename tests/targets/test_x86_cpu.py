@@ -45,7 +45,9 @@ class Bench:
             on_triple_fault=lambda: self.ask("triple fault"),
             on_end=lambda: self.ask("end"),
         )
-        self.engine.map_ports(lambda port, size: port + size, lambda port, size, value: self.ports.append((port, size, value)))
+        self.cpu.hooks.map_ports(
+            lambda port, size: port + size, lambda port, size, value: self.ports.append((port, size, value))
+        )
         descriptors = (0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 0x00CFFB000000FFFF, 0x00CFF3000000FFFF)
         for number, descriptor in enumerate(descriptors):
             self.put(GDT + 8 * number, descriptor.to_bytes(8, "little"))

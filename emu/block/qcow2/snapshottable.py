@@ -13,6 +13,17 @@ MAX_TABLE = 64 << 20  # bytes, as QEMU
 MAX_EXTRA = 1024  # bytes, as QEMU
 _ENTRY = struct.Struct(">QIHHIIQII")
 _EXTRA = struct.Struct(">QQ")
+_NO_ICOUNT = struct.pack(">q", -1)  # what QEMU shows for a machine whose instructions were not counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What is told about a new snapshot."""
+
+    time_ns: int  # since 1970
+    disk_size: int  # bytes
+    clock_ns: int = 0  # the guest's time
+    state_size: int = 0  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +42,15 @@ class Snapshot:
     raw: bytes  # the entry as it is in the table, with what this build does not know of
 
     @staticmethod
-    def new(number: int, name: str, l1_offset: int, l1_entries: int, *, time_ns: int, disk_size: int) -> Snapshot:
-        """A snapshot of a disk alone."""
+    def new(number: int, name: str, l1_offset: int, l1_entries: int, about: About) -> Snapshot:
+        """A snapshot to be added."""
         identity, label = str(number).encode(), name.encode()
-        date, date_ns = divmod(time_ns, 1_000_000_000)
-        extra = _EXTRA.pack(0, disk_size)
-        raw = _ENTRY.pack(l1_offset, l1_entries, len(identity), len(label), date & 0xFFFFFFFF, date_ns, 0, 0, len(extra))
+        seconds, ns = divmod(about.time_ns, 1_000_000_000)
+        extra = _EXTRA.pack(about.state_size, about.disk_size) + _NO_ICOUNT
+        told = (seconds & 0xFFFFFFFF, ns, about.clock_ns, min(about.state_size, 0xFFFFFFFF))
+        raw = _ENTRY.pack(l1_offset, l1_entries, len(identity), len(label), *told, len(extra))
         raw += extra + identity + label
-        return _parse(raw + bytes(-len(raw) % 8), 0, disk_size)[0]
+        return _parse(raw + bytes(-len(raw) % 8), 0, about.disk_size)[0]
 
 
 def read_snapshots(file: ImageFile, header: Header) -> tuple[list[Snapshot], int]:

@@ -7,11 +7,12 @@ import os
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from emu.errors import MigrationError
 from migration.channel import Address, Channel, listen
-from migration.mapped import write_disk, write_ram
+from migration.mapped import find_region, load_disks, map_ram, write_disk, write_ram
 from migration.protocols import Guest, Pause
 from migration.received import check_same_machine, receive
 from migration.sections import describe_sections, dump_sections, plan_load
@@ -131,14 +132,16 @@ def load_snapshot(guest: Guest, path: Path) -> None:
         reader = StreamReader(channel)
         reader.start()
         check_same_machine(reader.expect(Kind.CONFIG).fields().get("machine"), guest.configuration(), uuid=False)
-        state = receive(reader, channel, guest.ram_blocks(), disks=guest.disk_copies(), ram_now=False)
+        find = partial(find_region, channel)
+        disks = guest.disk_copies()
+        state = receive(reader, guest.ram_blocks(), label=channel.label, find=find, disks=disks, ram_now=False)
         plan = plan_load(guest.savables(), state.sections)
         ran = guest.hold(Pause.RESTORE_VM)
         try:
-            state.load_disks()
+            load_disks(state.disks)
 
             def commit() -> None:
-                state.map_ram()
+                map_ram(state.regions)
                 plan.commit()
                 guest.loaded()
 

@@ -71,6 +71,11 @@ class Qcow2Image:
         return self._header.size
 
     @property
+    def cluster_size(self) -> int:
+        """Bytes."""
+        return self._header.cluster_size
+
+    @property
     def read_only(self) -> bool:
         """True when opened for reading alone."""
         return self._file.read_only
@@ -263,6 +268,7 @@ class Qcow2Image:
         if frozen is not None and self._active is not None:
             metadata = self._active.metadata
             with metadata.lock:
+                frozen.state.over = True
                 for cluster, count in (*metadata.thaw(), *frozen.state.extents):
                     metadata.free(cluster, count)
 

@@ -34,7 +34,8 @@ class Snapshots:
         return ImageError(ImageErrorKind.MISSING, self._file.path, text)
 
     def _find(self, tag: str) -> Snapshot:
-        for snapshot in self._snapshots:
+        # An id is one snapshot's alone, and may be another's name.
+        for snapshot in sorted(self._snapshots, key=lambda snapshot: snapshot.id != tag):
             if tag in (snapshot.id, snapshot.name):
                 return snapshot
         raise self._error(f"has no snapshot {tag!r:.80}")

@@ -30,6 +30,7 @@ class StateWriter:
         self._most = (MAX_L1 // WORD - metadata.header.disk_l1_entries) * self._per_table  # clusters
         self._tables: dict[int, Words] = {}  # by their number from the state's first on
         self.extents: list[tuple[int, int]] = []  # clusters of the file: first, count
+        self.over = False  # given up: nothing is taken any more
 
     def put(self, position: int, data: bytes | bytearray | memoryview) -> None:
         """Write whole clusters at `position` of the state."""
@@ -42,6 +43,10 @@ class StateWriter:
         filled = np.flatnonzero(np.bitwise_or.reduce(words, axis=1))
         while len(filled):
             with self._metadata.lock:
+                if self.over:
+                    raise ImageError(
+                        ImageErrorKind.INACTIVE, self._file.path, "has had the snapshot given up that was being made"
+                    )
                 offset, got = self._metadata.allocate(len(filled))
                 self.extents.append((offset >> self._bits, got))
             here, filled = filled[:got], filled[got:]

@@ -16,6 +16,7 @@ from emu.errors import EmuError
 from images.journal import JournalReport, read_journal
 from tests.emu.block.qcow2.tools import CLEAN, MIB, SEED, check, create, needs_qemu_img, qemu_img
 from tests.live.machines import PROMPT, WAIT, EmuProcess, wait_for
+from tests.live.test_handover import lock_is_free
 from tests.live.test_journeys import type_in
 
 pytestmark = needs_qemu_img
@@ -92,6 +93,7 @@ def test_jobs_save_load_and_delete(start: Start, disk: Path) -> None:
     type_in(machine.console, "mem fill 11 4", "mem filled")
 
     saved = run_job(machine, "snapshot-save", tag="one", vmstate="drive0")
+    (listed,) = cast("list[dict[str, dict[str, dict[str, list[dict[str, object]]]]]]", machine.qmp("query-block"))
     again = run_job(machine, "snapshot-save", tag="one", vmstate="drive0")
     type_in(machine.console, "mem fill 12 4", "mem filled")
     loaded = run_job(machine, "snapshot-load", tag="one", vmstate="drive0")
@@ -100,6 +102,7 @@ def test_jobs_save_load_and_delete(start: Start, disk: Path) -> None:
     machine.qmp("quit")
     machine.wait_exit()
 
+    assert [(entry["id"], entry["name"]) for entry in listed["inserted"]["image"]["snapshots"]] == [("1", "one")]
     assert [job.get("error") for job in (saved, loaded, deleted)] == [None] * 3
     assert saved["current-progress"] == saved["total-progress"]
     assert 4 * MIB <= cast(int, saved["total-progress"]) <= 16 * MIB
@@ -126,6 +129,8 @@ def kill_while_saving(start: Start, disk: Path, number: int) -> None:
         while True:
             last = int(first.console.expect(r"journal (\d+)\r", WAIT)[1])
     saving.join()
+    first.process.wait()
+    wait_for(lambda: lock_is_free(disk), "the disk is free")  # a copy of RAM that was just being made lives a moment longer
     found = check(disk)
     assert (found.corruptions, found.errors) == (0, 0)
     report = journal(disk)

@@ -228,8 +228,9 @@ class Qcow2Image:
     # Internal snapshots
 
     def snapshots(self) -> list[Snapshot]:
-        """Those in the image, oldest first."""
-        return read_snapshots(self._file, self._content().metadata.header)[0]
+        """Those in the image, oldest first; not while they change."""
+        with self._requests.hold(FLUSHES, FLUSHES, exclusive=False):
+            return read_snapshots(self._file, self._content().metadata.header)[0]
 
     def saved_state(self, snapshot: Snapshot) -> SavedState:
         """The state that was saved with one of `snapshots`."""

@@ -10,6 +10,7 @@ from emu.block.qcow2.header import MAX_L1, Header
 from emu.errors import ImageError, ImageErrorKind
 
 MAX_TABLE = 64 << 20  # bytes, as QEMU
+FIRST_READ = 4 << 10  # bytes of a table read at first: some fifty snapshots
 MAX_EXTRA = 1024  # bytes, as QEMU
 _ENTRY = struct.Struct(">QIHHIIQII")
 _EXTRA = struct.Struct(">QQ")
@@ -58,22 +59,31 @@ def read_snapshots(file: ImageFile, header: Header) -> tuple[list[Snapshot], int
     if header.snapshots == 0:
         return [], 0
     start = header.snapshots_offset
-    raw = bytearray(min(MAX_TABLE, max(file.size - start, 0)))
-    file.readv(start, [raw])
-    at, snapshots = 0, []
-    for number in range(header.snapshots):
+    most, length = min(MAX_TABLE, max(file.size - start, 0)), FIRST_READ
+    while True:
+        raw = bytearray(min(length, most))
+        file.readv(start, [raw])
+        at, snapshots = 0, []
         try:
-            snapshot, at = _parse(raw, at, header.size)
+            for _ in range(header.snapshots):
+                snapshot, at = _parse(raw, at, header.size)
+                snapshots.append(snapshot)
         except (struct.error, ValueError) as exc:
-            raise ImageError(
-                ImageErrorKind.CORRUPT, file.path, f"has a snapshot table that breaks off at number {number}"
-            ) from exc
-        end = snapshot.l1_offset + snapshot.l1_entries * 8
-        if snapshot.l1_offset % header.cluster_size or snapshot.l1_entries > MAX_L1 // 8 or end > file.size:
-            text = f"has snapshot {snapshot.id!r} with its L1 table at {snapshot.l1_offset:#x}..{end:#x}, out of the file"
-            raise ImageError(ImageErrorKind.CORRUPT, file.path, text)
-        snapshots.append(snapshot)
-    return snapshots, at
+            if length < most:  # nothing tells how long the table is but itself
+                length *= 8
+                continue
+            text = f"has a snapshot table that breaks off at number {len(snapshots)}"
+            raise ImageError(ImageErrorKind.CORRUPT, file.path, text) from exc
+        for snapshot in snapshots:
+            _check_place(file, header, snapshot)
+        return snapshots, at
+
+
+def _check_place(file: ImageFile, header: Header, snapshot: Snapshot) -> None:
+    end = snapshot.l1_offset + snapshot.l1_entries * 8
+    if snapshot.l1_offset % header.cluster_size or snapshot.l1_entries > MAX_L1 // 8 or end > file.size:
+        text = f"has snapshot {snapshot.id!r} with its L1 table at {snapshot.l1_offset:#x}..{end:#x}, out of the file"
+        raise ImageError(ImageErrorKind.CORRUPT, file.path, text)
 
 
 def _parse(raw: bytes | bytearray, start: int, size: int) -> tuple[Snapshot, int]:

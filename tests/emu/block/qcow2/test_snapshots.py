@@ -204,6 +204,15 @@ def test_a_deleted_state_gives_its_space_back(tmp_path: Path) -> None:
     assert path.stat().st_size < 8 * MIB
 
 
+def test_a_table_of_more_snapshots_than_are_read_at_once_is_whole(tmp_path: Path) -> None:
+    image = snapshotted(create(tmp_path / "disk.qcow2", 64 * KIB, "cluster_size=64k"))
+    names = [f"{number:03}".ljust(250, "x") for number in range(20)]
+    for name in names:
+        take_snapshot(image, name)
+
+    assert [snapshot.name for snapshot in image.snapshots()] == names
+
+
 def test_an_image_that_is_let_go_has_no_snapshot_being_made(tmp_path: Path) -> None:
     path = create(tmp_path / "disk.qcow2", MIB)
     image = snapshotted(path)

@@ -221,4 +221,5 @@ def _moment(snapshot: Snapshot) -> tuple[int, int, str]:
 
 def _info(snapshot: Snapshot, drive: str = "") -> SnapshotInfo:
     taken = snapshot.date * 1_000_000_000 + snapshot.date_ns
-    return SnapshotInfo(snapshot.name, snapshot.vm_state_size, taken, snapshot.vm_clock_ns, drive)
+    identity = snapshot.id if drive else "--"
+    return SnapshotInfo(snapshot.name, snapshot.vm_state_size, taken, snapshot.vm_clock_ns, drive, identity)

@@ -73,6 +73,7 @@ class SnapshotInfo:
     taken_ns: int  # since the epoch
     clock_ns: int | None = None  # the guest's time; None where it takes reading the state
     only_on: str = ""  # the drive, for one that not every writable drive has, and that cannot be loaded
+    id: str = "--"  # on that drive; those on several may differ
 
 
 class SnapshotStore:

@@ -32,7 +32,7 @@ def query_snapshots(ctx: Context) -> Wire:
     """The snapshots, the oldest first, then those that not all drives have.
 
     vm-state-size in bytes; date-sec and date-nsec since the epoch; vm-clock-sec and vm-clock-nsec of guest time, where known;
-    node-name for one that only that drive has.
+    node-name for one that only that drive has, and the id it has there.
     """
     return [_to_wire(info) for info in ctx.machine.snapshots.list()]
 
@@ -43,7 +43,7 @@ def _to_wire(info: SnapshotInfo) -> dict[str, Wire]:
     if info.clock_ns is not None:
         seconds, rest = divmod(info.clock_ns, 1_000_000_000)
         wire |= {"vm-clock-sec": seconds, "vm-clock-nsec": rest}
-    return wire | ({"node-name": info.only_on} if info.only_on else {})
+    return wire | ({"node-name": info.only_on, "id": info.id} if info.only_on else {})
 
 
 def snapshot_tags(ctx: Context) -> Iterable[str]:

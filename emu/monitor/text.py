@@ -97,13 +97,16 @@ def show_device_tree(answer: Wire) -> str:
     return "\n".join(["bus: main-system-bus", "  type System", *(f"  dev: {name}" for name in cast("list[str]", answer))])
 
 
+WHOLE = "List of snapshots present on all disks:"
+
+
 def show_snapshots(answer: Wire) -> str:
     """`info snapshots`."""
     groups: dict[str, list[dict[str, Text]]] = {"": []}
     for snapshot in _records(answer):
         groups.setdefault(cast(str, snapshot.get("node-name", "")), []).append(snapshot)
     blocks = [
-        _snapshot_lines(f"List of partial (non-loadable) snapshots on '{node}':" if node else "List of snapshots:", group)
+        _snapshot_lines(f"List of partial (non-loadable) snapshots on '{node}':" if node else WHOLE, group)
         for node, group in groups.items()
         if group
     ]
@@ -119,7 +122,7 @@ def _snapshot_lines(title: str, snapshots: Sequence[Mapping[str, Text]]) -> str:
             minutes, seconds = divmod(cast(int, snapshot["vm-clock-sec"]), 60)
             milliseconds = cast(int, snapshot["vm-clock-nsec"]) // 1_000_000
             clock = f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}.{milliseconds:03}"
-        lines.append(f"{'--':<10}{snapshot['tag']:<16} {size:>8}{date:>20}{clock:>13}{'':>11}")
+        lines.append(f"{snapshot.get('id', '--'):<10}{snapshot['tag']:<16} {size:>8}{date:>20}{clock:>13}{'':>11}")
     return "\n".join(lines)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from emu.block.qcow2.image import Qcow2Image
-from emu.block.qcow2.snapshottable import About
 from emu.config import DriveConfig, MachineConfig
 from emu.errors import ImageError, MigrationError, StreamError
 from emu.machine import Machine
@@ -22,6 +23,10 @@ from tests.emu.block.qcow2.tools import CLEAN, MIB, check, create, needs_qemu_im
 from tests.emu.test_machine import SPIN
 
 pytestmark = [needs_qemu_img, pytest.mark.usefixtures("no_sync")]
+
+
+QEMU = "qemu-system-riscv64"
+QEMU_MACHINE = "-M virt -m 16M -bios none -display none -serial none -monitor stdio -S"
 
 
 class Build:
@@ -188,17 +193,38 @@ def test_what_only_some_disks_have_is_listed_apart_and_never_loaded(build: Build
     assert [info.tag for info in machine.snapshots.list()] == ["ours"]
 
 
-def test_a_state_of_qemus_is_listed_and_refused(build: Build) -> None:
-    machine = build(a={})
-    disk = image(machine, "a")
-    disk.freeze()
-    disk.put_state(0, b"QEVM".ljust(disk.cluster_size, b"\0"))
-    disk.keep("theirs", About(time_ns=0, disk_size=MIB, state_size=9000))
+def qemu(disk: Path, *lines: str) -> str:
+    """What QEMU's monitor says to `lines`."""
+    machine = [QEMU, *QEMU_MACHINE.split()]
+    drive = ["-drive", f"file={disk},if=none,id=a,format=qcow2", "-device", "virtio-blk-device,drive=a"]
+    typed = "".join(f"{line}\n" for line in (*lines, "quit"))
+    return subprocess.run([*machine, *drive], input=typed, capture_output=True, text=True, timeout=60, check=True).stdout
 
+
+@pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed (Debian: qemu-system-misc)")
+def test_qemu_and_we_keep_each_others_snapshots_apart(build: Build, tmp_path: Path) -> None:
+    machine = build(a={})
+    write(machine, b"ours")
+    machine.savevm("ours")
+    build.close()
+
+    said = qemu(tmp_path / "a", "savevm theirs", "info snapshots", "loadvm ours")
+    machine = build(a={})
+    listed = [(info.tag, info.only_on) for info in machine.snapshots.list()]
     with pytest.raises(StreamError, match="not an emu stream: it starts with b'QEVM"):
         machine.loadvm("theirs")
+    machine.savevm("again")
+    machine.loadvm("again")
+    machine.delvm("theirs")
+    build.close()
+    clean = check(tmp_path / "a")
+    qemu(tmp_path / "a", "delvm again")
 
-    assert [info.tag for info in machine.snapshots.list()] == ["theirs"]
+    rows = [line.split()[:2] for line in said.splitlines() if line.startswith("--")]
+    assert rows == [["--", "ours"], ["--", "theirs"]]
+    assert "Error" in said
+    assert listed == [("ours", ""), ("theirs", "")]
+    assert (clean, check(tmp_path / "a")) == (CLEAN, CLEAN)
 
 
 @pytest.mark.parametrize(

@@ -317,9 +317,9 @@ def test_snapshots_that_only_one_drive_has_are_shown_apart() -> None:
     }
     torn = {"tag": "torn", "vm-state-size": 0, "date-sec": 0, "date-nsec": 0, "vm-clock-sec": 0, "vm-clock-nsec": 0}
 
-    lines = show_snapshots([whole, torn | {"node-name": "drive1"}]).splitlines()
+    lines = show_snapshots([whole, torn | {"node-name": "drive1", "id": "7"}]).splitlines()
 
-    assert lines[0] == "List of snapshots:"
+    assert lines[0] == "List of snapshots present on all disks:"
     assert (lines[2].split()[1:4], lines[2].split()[-1]) == (["boot", "3", "MiB"], "01:02:03.004")
     assert lines[4] == "List of partial (non-loadable) snapshots on 'drive1':"
-    assert lines[6].split()[1] == "torn"
+    assert lines[6].split()[:2] == ["7", "torn"]

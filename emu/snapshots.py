@@ -58,6 +58,11 @@ def _inside(drives: Drives) -> Drives:
     return [(drive, image) for drive, image in drives if not drive.readonly and drive.savevm == "inside"]
 
 
+def snapshots_in(drive: str, image: Image) -> list[SnapshotInfo]:
+    """All in the image of `drive`, whatever the others have, oldest first."""
+    return [_info(snapshot, drive) for snapshot in image.snapshots()] if isinstance(image, Qcow2Image) else []
+
+
 @dataclass(frozen=True, slots=True)
 class _Whole:
     """A snapshot that every writable disk has."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from emu.block.qcow2.image import Qcow2Image
-from emu.block.qcow2.snapshottable import Snapshot
 from emu.monitor.command import CommandError, Context
+from emu.snapshots import snapshots_in
+from migration.snapshot import SnapshotInfo
 from migration.vmstate import Wire
 
 
@@ -19,7 +19,7 @@ def query_block(ctx: Context) -> Wire:
             "virtual-size": image.size,
             "dirty-flag": False,
         }
-        if isinstance(image, Qcow2Image) and (snapshots := image.snapshots()):
+        if snapshots := snapshots_in(drive.id, image):
             about["snapshots"] = [_snapshot_info(snapshot) for snapshot in snapshots]
         inserted: dict[str, Wire] = unlimited | {
             "file": image.path,
@@ -39,15 +39,16 @@ def query_block(ctx: Context) -> Wire:
     return drives
 
 
-def _snapshot_info(snapshot: Snapshot) -> Wire:
+def _snapshot_info(info: SnapshotInfo) -> Wire:
     """QMP's SnapshotInfo."""
-    clock, clock_ns = divmod(snapshot.vm_clock_ns, 1_000_000_000)
+    date, date_ns = divmod(info.taken_ns, 1_000_000_000)
+    clock, clock_ns = divmod(info.clock_ns or 0, 1_000_000_000)
     return {
-        "id": snapshot.id,
-        "name": snapshot.name,
-        "vm-state-size": snapshot.vm_state_size,
-        "date-sec": snapshot.date,
-        "date-nsec": snapshot.date_ns,
+        "id": info.id,
+        "name": info.tag,
+        "vm-state-size": info.size,
+        "date-sec": date,
+        "date-nsec": date_ns,
         "vm-clock-sec": clock,
         "vm-clock-nsec": clock_ns,
     }

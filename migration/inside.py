@@ -33,11 +33,10 @@ def save_inside(guest: Guest, place: NewSnapshot, on_progress: OnProgress) -> Sa
     check_may_be(guest, "saved")
     place.prepare()
     began = time.monotonic()
-    savables, blocks = guest.savables(), guest.ram_blocks()
+    savables = guest.savables()
     ran = guest.hold(Pause.SAVE_VM)
     try:
         sections = guest.call(lambda: dump_sections(savables))
-        present = [_present_steps(block) for block in blocks]
         ram = guest.copy_ram()
         try:
             place.freeze()
@@ -49,7 +48,9 @@ def save_inside(guest: Guest, place: NewSnapshot, on_progress: OnProgress) -> Sa
     pause = time.monotonic() - began
     sink = _StateSink(place)
     try:
-        _write(guest, sections, sink, ram, list(zip(blocks, present, strict=True)), on_progress, run=ran)
+        # By now more pages may be there than in the copy, never fewer.
+        steps = [(block, _present_steps(block)) for block in guest.ram_blocks()]
+        _write(guest, sections, sink, ram, steps, on_progress, run=ran)
         ram.close()
         place.keep(sink.end())
     except BaseException:

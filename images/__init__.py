@@ -26,6 +26,7 @@ TINY = (  # the targets that have a tiny guest
     "riscv64",
     "s390x",
     "sparc",
+    "sparc64",
     "x86_64",
 )
 _TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"

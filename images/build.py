@@ -107,6 +107,13 @@ ISAS: dict[str, Isa] = {
         link_address=0x4000_1000,
         flags=("-m32", "-mcpu=leon3", "-mflat"),
     ),
+    "sparc64": Isa(
+        folders=("sparc64", "goldfish", "bswap"),
+        compiler="sparc64-linux-gnu-gcc",
+        package="gcc-sparc64-linux-gnu",
+        link_address=0x10_0000,  # a multiple of 32 KiB, as its trap table's address
+        flags=("-m64", "-mcpu=ultrasparc", "-mcmodel=medlow", "-mno-fpu", "-mflat"),
+    ),
     "s390x": Isa(
         folders=("s390x", "goldfish"),
         compiler="s390x-linux-gnu-gcc",

@@ -113,6 +113,8 @@ class IsaLayout:
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
+    map_unit: int = 4096  # bytes; what is mapped has a multiple of it, at a multiple of it
+    phys_page: str | None = None  # QEMU's function for the physical page of an address, where the library's API has none
     instructions: dict[str, int] = field(default_factory=dict)  # those a hook may stand for: their number for UC_HOOK_INSN
     exceptions: Mapping[int, str] = field(default_factory=dict)  # what the library's exception numbers mean, for logs
     interrupts: Mapping[int, str] = field(default_factory=dict)  # what interrupt numbers mean
@@ -132,6 +134,7 @@ class Probe:
     two: bytes  # set 2, wait for an interrupt
     trap: bytes  # one instruction that traps
     trap_number: int
+    waits: bool = True  # False: no instruction waits, so `one` and `two` store to the device instead and jump to themselves
 
 
 UNICORN_2_1_4_X86_64 = Build((2, 1, 4), "linux", "x86_64", 8)

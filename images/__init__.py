@@ -27,6 +27,7 @@ TINY = (  # the targets that have a tiny guest
     "s390x",
     "sparc",
     "sparc64",
+    "tricore",
     "x86_64",
 )
 _TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"

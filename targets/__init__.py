@@ -15,6 +15,7 @@ from targets.riscv.board import VirtBoard
 from targets.s390x.board import s390x_board
 from targets.sparc.board import sparc_board
 from targets.sparc.board64 import sparc64_board
+from targets.tricore.board import tricore_board
 from targets.x86.board import PcBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
@@ -33,6 +34,7 @@ TARGETS: dict[str, Callable[[Wiring], Board]] = {
     "s390x": s390x_board,
     "sparc": sparc_board,
     "sparc64": sparc64_board,
+    "tricore": tricore_board,
     "x86_64": partial(PcBoard, isa="x86_64"),
 }
 

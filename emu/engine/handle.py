@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from emu.engine.abort import ABORTED, catch_aborts
 from emu.engine.codewatch import watch_code
+from emu.engine.contexts import bound_context_saves
 from emu.engine.isas import layout_of
 from emu.engine.layout import CoreLayout, Field
 from emu.engine.library import library_build, quick_library, slow_library
@@ -75,7 +76,10 @@ class Handle:
         """Have the library's functions for this ISA do what a guest relies on; once for all CPUs of the process."""
         watch_code(self.layout.suffix, self.layout.code_watch)
         if self.layout.abort is not None:
-            catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(self._core))
+            abort = catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(self._core))
+            if self.layout.context_save is not None:
+                depth, _ = self.layout.env["trap_depth"]
+                bound_context_saves(self.layout.context_save, depth, self.layout.env_in_cpu, abort)
         if self.layout.translator_loop is not None:
             repair_translator(self.layout.suffix, self.layout.translator_loop)
         if self.layout.thumb:

@@ -26,23 +26,10 @@ BOARD_INTERRUPT = 0x48
 u64s = st.integers(0, (1 << 64) - 1)
 
 
-class Ram:
-    """The bench's memory as a board would give it."""
-
-    def __init__(self, made: Bench[Sparc64Cpu]) -> None:
-        self._made = made
-
-    def read(self, address: int, size: int) -> bytes:
-        return self._made.memory[address - BASE :][:size]
-
-    def write(self, address: int, data: bytes) -> None:
-        self._made.memory[address - BASE : address - BASE + len(data)] = data
-
-
 @pytest.fixture
 def sparc() -> Iterator[Bench[Sparc64Cpu]]:
     with bench("sparc64", BASE, Sparc64Cpu) as made:
-        made.cpu.memory = Ram(made)
+        made.cpu.memory = made.ram
         for trap in range(0, SIZE - 0x4000, 32):
             made.put(TABLE + trap, SHUTDOWN)
         change(made, pstate=ON, tba=TABLE, pc=CODE, npc=CODE + 4)

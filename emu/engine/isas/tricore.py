@@ -13,7 +13,6 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="tricore",
         constants="tricore",
         pc_advance=0,
-        stop_interrupt=False,
         enters_traps=True,
         map_unit=16384,
         code_watch=CodeWatchCalls(

@@ -23,8 +23,8 @@ def sparc64_board(wiring: Wiring) -> GoldfishBoard:
     """The board of the target `sparc64`."""
     cpus: list[Sparc64Cpu] = []
 
-    def build(engine: Engine, _clock: Clock) -> Sparc64Cpu:
-        cpus.append(Sparc64Cpu(engine))
+    def build(engine: Engine, clock: Clock) -> Sparc64Cpu:
+        cpus.append(Sparc64Cpu(engine, clock))
         return cpus[0]
 
     board = GoldfishBoard(wiring, isa="sparc64", places=PLACES, cpu=build, big_endian=True)

@@ -4,9 +4,9 @@ QEMU's entry code, which is part of the library, enters traps and interrupts. Ch
 Architecture Manual, Version 9.
 
 TICK stands still and SOFTINT makes no interrupts: the board has a timer, and its interrupt controller drives a level of its
-own. An interrupt that PIL held back is taken at the next jump that is not a plain branch. Accesses to nothing trap, but leave
-no AFSR and AFAR. SHUTDOWN, which the library does not have, waits for an interrupt here and not for a reset: the CPU has no
-other way to wait.
+own. An interrupt that PIL held back is taken at the next jump that is not a plain branch, or a millisecond later. Accesses to
+nothing trap, but leave no AFSR and AFAR. SHUTDOWN, which the library does not have, waits for an interrupt here and not for a
+reset: the CPU has no other way to wait.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import ctypes
 from dataclasses import dataclass
 from typing import ClassVar
 
+from emu.clock import Clock
 from emu.engine.core import Engine
 from emu.engine.holes import Access
 from emu.errors import EngineError, GuestError, StateError
@@ -34,6 +35,7 @@ INSTRUCTION_ACCESS_ERROR, DATA_ACCESS_ERROR = 0x0A, 0x32
 ILLEGAL_INSTRUCTION, PRIVILEGED_OPCODE, FP_DISABLED = 0x10, 0x11, 0x20
 INTERRUPT_LEVEL = 8  # of the board's only line
 INTERRUPT_TRAP = 0x40
+LOOK_AGAIN = 1_000_000  # ns after which the library is made to look at an interrupt that PIL holds back
 
 # PSTATE (5.2.1; AG, IG and MG are UltraSPARC's)
 PSTATE_IE, PSTATE_PRIV = 0x002, 0x004
@@ -116,7 +118,7 @@ class Sparc64Cpu:
 
     STATE: ClassVar[type[State]] = Sparc64State
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Clock) -> None:
         self.name = "cpu0"
         self.engine = engine
         self.memory: RealMemory = Nothing()  # until its board gives it its own
@@ -134,6 +136,8 @@ class Sparc64Cpu:
         self._set_cwp = engine.function("cpu_set_cwp", None, pointer, number)
         self._load_fsr = engine.function("helper_ldxfsr", u64, pointer, u64, u64)
         self._line = False
+        self._clock = clock
+        self._look_again = clock.timer(lambda: None)  # that the slice ends is enough
         self.interrupt = IrqLine(self._set_interrupt)
         engine.on_exception(self._exception)
         engine.on_interrupt(self._take_interrupt)
@@ -173,7 +177,11 @@ class Sparc64Cpu:
 
     def _take_interrupt(self) -> bool:
         """Not left to the library, which ends the process where that is a trap too many."""
-        if not self._pending() or not self._fields["pstate"].value & PSTATE_IE:
+        if not self._fields["pstate"].value & PSTATE_IE:
+            return False
+        if not self._pending():
+            if self._look_again.deadline is None:
+                self._look_again.arm(self._clock.now() + LOOK_AGAIN)  # writing PIL ends no block
             return False
         self._exception(INTERRUPT_TRAP + INTERRUPT_LEVEL)
         return True

@@ -28,8 +28,8 @@ def tricore_board(wiring: Wiring) -> GoldfishBoard:
     """The board of the target `tricore`."""
     cpus: list[TriCoreCpu] = []
 
-    def build(engine: Engine, _clock: Clock) -> TriCoreCpu:
-        cpus.append(TriCoreCpu(engine))
+    def build(engine: Engine, clock: Clock) -> TriCoreCpu:
+        cpus.append(TriCoreCpu(engine, clock))
         return cpus[0]
 
     board = GoldfishBoard(wiring, isa="tricore", places=PLACES, cpu=build, big_endian=False)

@@ -5,7 +5,7 @@ are entered here. Chapter numbers are those of the TriCore V1.3.1 Architecture M
 
 What the library does not have: SYSCALL does nothing. There is no protection: neither ranges (DPR, CPR) nor I/O privilege
 (PSW.IO) keep anything from anybody. The cycle and instruction counters stand still. An interrupt that ENABLE lets through is
-taken at the next jump that is not a plain one.
+taken at the next jump that is not a plain one, or a millisecond later.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
+from emu.clock import Clock
 from emu.engine.core import Engine
 from emu.engine.holes import Access
 from emu.errors import EngineError, GuestError
@@ -24,6 +25,7 @@ from migration.vmstate import State, VMState, flag, u32, u32s
 from targets.realmemory import Nothing, RealMemory
 
 INTERRUPT_PRIORITY = 1  # of the board's only line
+LOOK_AGAIN = 1_000_000  # ns after which the library is made to look at an interrupt that is masked
 
 # PSW (3.3) and ICR (5.3)
 PSW_IS, PSW_CDE, PSW_IO_SUPERVISOR = 0x200, 0x80, 0x800
@@ -92,7 +94,7 @@ class TriCoreCpu:
 
     STATE: ClassVar[type[State]] = TriCoreState
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Clock) -> None:
         self.name = "cpu0"
         self.engine = engine
         self.memory: RealMemory = Nothing()  # until its board gives it its own
@@ -103,6 +105,8 @@ class TriCoreCpu:
         self._lists = {name: engine.view(name).cast("I") for name in LISTS}
         self._psw_write = engine.function("psw_write", None, ctypes.c_void_p, ctypes.c_uint32)
         self._line = self._idle = False
+        self._clock = clock
+        self._look_again = clock.timer(lambda: None)  # that the slice ends is enough
         self.interrupt = IrqLine(self._set_interrupt)
         engine.on_exception(self._bus_error)
         engine.on_interrupt(self._take_interrupt)
@@ -151,7 +155,9 @@ class TriCoreCpu:
         """Enter the handler, if the interrupt is enabled and of a priority above the current one (5.4)."""
         fields = self._fields
         icr = fields["icr"].value
-        if not self._line or not icr & ICR_IE or icr & ICR_CCPN >= INTERRUPT_PRIORITY:
+        if not icr & ICR_IE or icr & ICR_CCPN >= INTERRUPT_PRIORITY:
+            if self._look_again.deadline is None:
+                self._look_again.arm(self._clock.now() + LOOK_AGAIN)  # ENABLE ends no block
             return False
         self._idle = False
         if self._enter(fields["biv"].value | INTERRUPT_PRIORITY << VECTOR):

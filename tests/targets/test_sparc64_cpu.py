@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from emu.errors import EngineError, StateError
 from migration.vmstate import dump, parse
-from targets.sparc.cpu64 import CANSAVE_MAX, MAX_TL, PSTATE_LEGAL, TRAP_LEVELS, WINDOWS, Sparc64Cpu, Sparc64State
+from targets.sparc.cpu64 import CANSAVE_MAX, LOOK_AGAIN, MAX_TL, PSTATE_LEGAL, TRAP_LEVELS, WINDOWS, Sparc64Cpu, Sparc64State
+from tests.devices.fakes import FakeClock
 from tests.targets.bench import SIZE, Bench, bench, differences
 
 BASE = 0x10_0000
@@ -27,8 +28,13 @@ u64s = st.integers(0, (1 << 64) - 1)
 
 
 @pytest.fixture
-def sparc() -> Iterator[Bench[Sparc64Cpu]]:
-    with bench("sparc64", BASE, Sparc64Cpu) as made:
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def sparc(clock: FakeClock) -> Iterator[Bench[Sparc64Cpu]]:
+    with bench("sparc64", BASE, lambda engine: Sparc64Cpu(engine, clock)) as made:
         made.cpu.memory = made.ram
         for trap in range(0, SIZE - 0x4000, 32):
             made.put(TABLE + trap, SHUTDOWN)
@@ -227,6 +233,16 @@ def test_an_interrupt_that_pil_held_back_is_taken_at_the_next_jump(sparc: Bench[
     state = sparc.cpu.save()
     assert trap_of(state)[3] == BOARD_INTERRUPT
     assert trap_of(state)[0] == CODE + 64
+
+
+def test_an_interrupt_that_pil_holds_back_ends_the_slice_soon(sparc: Bench[Sparc64Cpu], clock: FakeClock) -> None:
+    change(sparc, pil=15)
+    sparc.put(CODE, SHUTDOWN)
+    sparc.cpu.interrupt.set(True)
+
+    sparc.cpu.run()
+
+    assert clock.next_deadline() == LOOK_AGAIN
 
 
 def test_user_code_may_not_wait(sparc: Bench[Sparc64Cpu]) -> None:

@@ -12,7 +12,8 @@ from devices.tc1797_scu import Tc1797Scu
 from emu.errors import EngineError
 from images.tricore.assembler import Section, read_line
 from migration.vmstate import dump, parse
-from targets.tricore.cpu import TriCoreCpu, TriCoreState
+from targets.tricore.cpu import LOOK_AGAIN, TriCoreCpu, TriCoreState
+from tests.devices.fakes import FakeClock
 from tests.targets.bench import Bench, bench, differences
 
 BASE = 0x8000_0000
@@ -46,9 +47,14 @@ def word(tricore: Bench[TriCoreCpu], address: int) -> int:
 
 
 @pytest.fixture
-def tricore() -> Iterator[Bench[TriCoreCpu]]:
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def tricore(clock: FakeClock) -> Iterator[Bench[TriCoreCpu]]:
     """Every handler waits; at reset, with vectors and a list of free contexts."""
-    with bench("tricore", BASE, TriCoreCpu) as made:
+    with bench("tricore", BASE, lambda engine: TriCoreCpu(engine, clock)) as made:
         made.cpu.memory = made.ram
         scu = Tc1797Scu("scu", on_idle=made.cpu.idle)
         made.cpu.engine.map_mmio(SCU, 0x4000, scu.read, scu.write)
@@ -207,6 +213,16 @@ def test_an_interrupt_is_taken_at_the_jump_behind_enable(tricore: Bench[TriCoreC
     tricore.cpu.run()
 
     assert tricore.cpu.save().a[11] == SUBROUTINE
+
+
+def test_an_interrupt_that_is_off_ends_the_slice_soon(tricore: Bench[TriCoreCpu], clock: FakeClock) -> None:
+    change(tricore, icr=0)
+    put(tricore, CODE, *WAIT)
+    tricore.cpu.interrupt.set(True)
+
+    tricore.cpu.run()
+
+    assert clock.next_deadline() == LOOK_AGAIN
 
 
 def test_the_last_free_context_is_told_by_a_trap(tricore: Bench[TriCoreCpu]) -> None:

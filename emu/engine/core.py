@@ -21,6 +21,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from emu.engine.abort import ABORTED
+from emu.engine.assertions import RUNNING
 from emu.engine.guard import Guard
 from emu.engine.handle import Handle, MmioRead, MmioWrite
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
@@ -244,7 +245,9 @@ class Engine(Handle):
         self._executed = None
         self._question.slice_begins()
         start = self._pc.value | (self._thumb.value if self._thumb else 0)
+        RUNNING.cpu = self.cpu
         error = self._emu_start(self._uc, start, 0, 0, count)
+        RUNNING.cpu = 0
         address = self._invalid_address.value
         if self._store_trap.address is not None:
             address = self._store_trap.address

@@ -17,7 +17,7 @@ from typing import ClassVar
 from devices.p9.fids import FIDS_MAX, OPEN_MAX, PATHS_MAX, Attribute, Fid, Fids
 from devices.p9.hostfs import LASTING_FLAGS, XATTR_MAX, HostFs
 from devices.p9.identity import Identity
-from devices.p9.paths import NAME_MAX, PATH_MAX, child
+from devices.p9.paths import NAME_MAX, PATH_MAX, plain
 from emu.errors import MigrationError, StateError
 from migration.vmstate import State, VMState, blob, flag, structs, u32, u64
 
@@ -53,10 +53,8 @@ class FidState(State):
         if self.kind == 0 and (self.qid or self.born):
             raise StateError(f"p9-fid.kind is 0, nothing, with qid {self.qid:#x} and born {self.born}")
         try:
-            if self.path:
-                path = b""
-                for name in self.path.split(b"/"):
-                    path = child(path, name)
+            for name in self.path.split(b"/") if self.path else ():
+                plain(name)
         except OSError as exc:
             raise StateError(f"p9-fid.path {self.path[:40]!r} leads out of a share: {exc.strerror}") from exc
 

@@ -42,6 +42,7 @@ HANDLERS: dict[int, Handler] = {
     Type.RENAMEAT: names.renameat,
     Type.UNLINKAT: names.unlinkat,
     Type.VERSION: handles.version,
+    Type.AUTH: handles.auth,
     Type.ATTACH: handles.attach,
     Type.FLUSH: handles.flush,
     Type.WALK: handles.walk,

@@ -36,6 +36,7 @@ LASTING_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_DIREC
 KEPT_FLAGS = LASTING_FLAGS | os.O_TRUNC
 
 
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG, errno.ESTALE)
 QID_TYPES = {dirents.DIRECTORY: QidType.DIR, dirents.SYMLINK: QidType.SYMLINK}
 
 
@@ -160,7 +161,9 @@ class HostFs:
                         fd = self.find(directory)
                         stack.callback(os.close, fd)
                     found.append(self.identity(fd, name) if fd >= 0 else None)
-                except OSError:
+                except OSError as exc:
+                    if exc.errno not in NOT_THERE:
+                        raise
                     found.append(None)
         return found
 

@@ -7,6 +7,7 @@ far a guest is in a directory comes with each of its messages, and locks are all
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from devices.p9.fids import FIDS_MAX, OPEN_MAX, PATHS_MAX, Attribute, Fid, Fids
-from devices.p9.hostfs import LASTING_FLAGS, XATTR_MAX, HostFs
+from devices.p9.hostfs import LASTING_FLAGS, NOT_THERE, XATTR_MAX, HostFs
 from devices.p9.identity import Identity
 from devices.p9.paths import NAME_MAX, PATH_MAX, plain
 from emu.errors import MigrationError, StateError
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 NAMED = 3  # files that a message names; of the rest it gives the number
 FID_BYTES, OPEN_BYTES = 128, 320  # of a stream, beside paths and values
 SAVED_MAX = 12 << 20  # bytes of a stream for one session, well below what a section may have
+LOST = (*NOT_THERE, errno.EPERM, errno.EROFS, errno.ENXIO, errno.ETXTBSY)  # what opening says of the file, not of the host
 NOWHERE = Identity(0, 0, 0)
 
 
@@ -112,7 +114,7 @@ class FidsState(State):
 
 
 def save(files: HostFs, fids: Fids) -> FidsState:
-    """The session as it is; nothing is under way."""
+    """The session as it is; nothing is under way. OSError when the host cannot tell the files' identities."""
     if not fids:
         return FidsState()
     root = files.root()
@@ -161,7 +163,7 @@ def restore(files: HostFs, state: FidsState, fids: Fids, *, strict: bool) -> Non
     """Fill the empty `fids` with a saved session, its files open and the same as they were.
 
     A file that is not there any more is a MigrationError with `strict`, else its fids are stale. MigrationError, too, when the
-    share is another directory. What is in `fids` after an error is the caller's to clear.
+    share is another directory, and OSError when the host cannot look; what is in `fids` then is the caller's to clear.
     """
     _check_root(files, state)
     _check_room(state, fids)
@@ -226,7 +228,7 @@ def _find(files: HostFs, state: FidsState, fids: Fids) -> dict[bytes, str]:
 
 
 def _open(files: HostFs, fids: Fids, fid: Fid, wanted: Identity, flags: int) -> str:
-    """Open a fid's file; the reason why that cannot be, empty when it is done."""
+    """Open a fid's file; the reason why it is not to be had, empty when it is done."""
     try:
         found = files.find(fid.path)
         try:
@@ -236,6 +238,8 @@ def _open(files: HostFs, fids: Fids, fid: Fid, wanted: Identity, flags: int) -> 
         finally:
             os.close(found)
     except OSError as exc:
+        if exc.errno not in LOST:
+            raise
         return exc.strerror or str(exc)
     return ""
 

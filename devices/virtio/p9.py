@@ -141,8 +141,11 @@ class VirtioP9(VirtioDevice):
         session = self._server.session
         if not session.migratable:
             return []
-        with session.lock:
-            found = saved.obstacles(session.files, session.fids, strict=not self._keep_stale)
+        try:
+            with session.lock:
+                found = saved.obstacles(session.files, session.fids, strict=not self._keep_stale)
+        except OSError as exc:
+            found = [f"cannot be looked through: {exc.strerror}"]
         return [f"Share {self._tag.decode()!r} {what}." for what in found]
 
     def save(self) -> VirtioP9State:
@@ -162,8 +165,9 @@ class VirtioP9(VirtioDevice):
                 raise MigrationError(f"share {self._tag.decode()!r} is mounted in the guest that comes, it must be migratable")
             try:
                 saved.restore(session.files, coming, self._prepared, strict=not self._keep_stale)
-            except MigrationError as exc:
-                raise MigrationError(f"share {self._tag.decode()!r} {exc}") from exc
+            except (MigrationError, OSError) as exc:
+                why = f"cannot be looked through: {exc.strerror}" if isinstance(exc, OSError) else exc
+                raise MigrationError(f"share {self._tag.decode()!r} {why}") from exc
             yield
         finally:
             if self._prepared is not None:

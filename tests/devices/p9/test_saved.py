@@ -284,6 +284,27 @@ def test_births_tell_files_apart_that_have_the_same_number() -> None:
 
 # What comes from a stream
 
+VERSION_1: Wire = {
+    "root": 2,
+    "root_born": 1_600_000_000_000_000_000,
+    "fids": [
+        {"number": 0, "uid": 0, "path": b"", "kind": FOLDER, "qid": 2, "born": 1_600_000_000_000_000_000, "stale": False},
+        {"number": 1, "uid": 1000, "path": b"a/file", "kind": FILE, "qid": 12, "born": 0, "stale": False},
+        {"number": 2, "uid": 0, "path": b"gone", "kind": FILE, "qid": 13, "born": 0, "stale": True},
+        {"number": 3, "uid": 0, "path": b"a", "kind": 0, "qid": 0, "born": 0, "stale": False},
+    ],
+    "files": [{"fid": 1, "flags": READ_WRITE | APPEND}],
+    "attributes": [{"fid": 3, "name": b"user.x", "value": b"ab", "size": 4, "flags": 1, "written": True}],
+}
+
+
+def test_a_session_of_version_1_is_read_for_ever() -> None:
+    state = parse(FidsState, 1, VERSION_1)
+    assert state.fids[1] == FidState(number=1, uid=1000, path=b"a/file", kind=FILE, qid=12)
+    assert state.files == [OpenState(fid=1, flags=READ_WRITE | APPEND)]
+    assert state.attributes == [AttributeState(fid=3, name=b"user.x", value=b"ab", size=4, flags=1, written=True)]
+    assert [fid.stale for fid in state.fids] == [False, False, True, False]
+
 
 def fid(path: bytes = b"file", **values: int) -> FidState:
     return FidState(**{"number": 1, "path": path, "kind": FILE, **values})  # type: ignore[arg-type]  # plain fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -313,6 +314,20 @@ def test_a_file_that_is_gone_is_stale_where_that_is_allowed(moving: Share, root:
     (root / "file").rename(root / "old")
     moving.move(keep_stale=True)
     assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)) == wire.error(1, errno.ESTALE)
+
+
+@pytest.mark.parametrize("keep_stale", [False, True])
+def test_a_host_that_can_open_no_more_files_loses_none(moving: Share, *, keep_stale: bool) -> None:
+    for fid in range(1, 301):
+        moving.open_file(fid)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 40, hard))
+    try:
+        with pytest.raises(MigrationError, match=r"^share 'host0' cannot be looked through: Too many open files$"):
+            moving.move(keep_stale=keep_stale)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)).endswith(CONTENT[10:110])
 
 
 def test_a_mounted_guest_does_not_come_to_a_share_that_cannot_move_on(moving: Share) -> None:

@@ -24,7 +24,7 @@ from emu.engine.abort import ABORTED
 from emu.engine.guard import Guard
 from emu.engine.handle import Handle, MmioRead, MmioWrite
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
-from emu.engine.question import StopQuestion
+from emu.engine.question import StopQuestion, stop_or
 from emu.engine.traps import ExecInterrupt, Trap, TrapTrace
 from emu.errors import EngineError
 
@@ -81,8 +81,7 @@ class Engine(Handle):
         self._no_exit_request = ctypes.c_uint8.from_address(self._uc + core.uc_no_exit_request)
         self._no_exit_request.value = 1
         self._guard = Guard(core, self._uc)
-        if not self.layout.stop_interrupt:
-            self.answer_stop_interrupt(None)
+        self.answer_stop_interrupt(None)
         self._question = StopQuestion(
             self, self._exception_index, lambda callback: self.answer_stop_interrupt(self.keep(callback))
         )
@@ -152,7 +151,8 @@ class Engine(Handle):
 
     def answer_stop_interrupt(self, function: int | None) -> None:
         """Have the library ask `function`, an address, whether an exception ends the slice; None: no exception does."""
-        ctypes.c_void_p.from_address(self._uc + self._core.uc_stop_interrupt).value = function
+        answer = stop_or(function, self._core.uc_stop_request)
+        ctypes.c_void_p.from_address(self._uc + self._core.uc_stop_interrupt).value = answer
 
     def on_interrupt(self, handler: Callable[[], bool]) -> None:
         """Ask `handler` at block heads while the interrupt line is up; it enters the guest's own handler, or answers False.
@@ -258,7 +258,7 @@ class Engine(Handle):
         if self._counted:
             self._count.value = 0
         else:
-            self._emu_stop(self._uc)
+            self._cpu_exit(self.cpu)
 
     def end_slice(self) -> None:
         """Inside a callback: end the slice at the next block head; a counted one before the next instruction."""

@@ -176,7 +176,7 @@ class Handle:
         self._mem_map_ptr = _call("uc_mem_map_ptr", number, pointer, u64, size, number, pointer)
         self._mmio_map = _call("uc_mmio_map", number, pointer, u64, size, MmioRead, pointer, MmioWrite, pointer)
         self._hook_add = _call("uc_hook_add", number, pointer, pointer, number, pointer, pointer, u64, u64, number)
-        self._emu_stop = _call("uc_emu_stop", number, pointer)
+        self._cpu_exit = _call("cpu_exit", None, pointer)
         self._vmem_translate = _call("uc_vmem_translate", number, pointer, u64, number, pointer)
         start = ctypes.CFUNCTYPE(number, pointer, u64, u64, u64, size)
         self._emu_start = start(("uc_emu_start", slow_library()))
@@ -210,6 +210,6 @@ def _address(pointer: int | None) -> int:
     return pointer
 
 
-def _call(name: str, restype: CType, *argtypes: CType) -> Callable[..., int]:
+def _call(name: str, restype: CType | None, *argtypes: CType) -> Callable[..., int]:
     """An API function, called with the GIL held: it is short, and giving the GIL up costs more than the call."""
     return ctypes.PYFUNCTYPE(restype, *argtypes)((name, quick_library()))

@@ -45,6 +45,7 @@ class CoreLayout:
     uc_cpu: int  # CPUState *
     uc_emu_counter: int  # size_t: instructions begun in a counted slice
     uc_emu_count: int  # size_t: the slice ends when emu_counter exceeds it
+    uc_stop_request: int  # bool: the slice ends where the translator's loop next looks
     uc_invalid_addr: int  # uint64_t: physical address of the access that ended the slice
     uc_no_exit_request: int  # bool: translate no exit check inside a block
     uc_jmp_bufs: int  # sigjmp_buf[]: where an exception goes, for each level of uc_emu_start
@@ -95,7 +96,6 @@ class IsaLayout:
     suffix: str  # of the library's internal functions
     constants: str  # the package's module of register ids, and the prefix of the names in it
     pc_advance: int | None  # bytes Unicorn adds to the pc before it calls the exception hook; None: it loses the pc
-    stop_interrupt: bool  # False: no exception ends a slice, the guest gets them all
     code_watch: CodeWatchCalls
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
@@ -143,6 +143,7 @@ CORE: dict[Build, CoreLayout] = {
         uc_cpu=440,
         uc_emu_counter=1368,
         uc_emu_count=1376,
+        uc_stop_request=1389,
         uc_invalid_addr=1416,
         uc_no_exit_request=2034,
         uc_jmp_bufs=2040,

@@ -1,9 +1,16 @@
-"""The pc of an exception, and waits that would spin: answers to a question that the library asks.
+"""A stop, the pc of an exception, waits that would spin: answers to a question that the library asks.
 
-Before it does anything about an exception Unicorn asks `uc_struct.stop_interrupt` whether that ends the slice. It is where the
-pc of the exception is last known on an ISA that loses it afterwards, and where a wait that would spin can be made to end the
-slice. The question comes at the begin of a slice too, once the library has made the next pc the one behind the pc; but a slice
-may begin in a delay slot.
+Before it does anything about an exception Unicorn asks `uc_struct.stop_interrupt` whether that ends the slice. None does, for
+the guest gets them all, but it is where
+
+- a stop asked for by another thread becomes one: `uc_emu_stop` would set `uc_struct.stop_request` at once, which SYSCALL, RDTSC
+  and their like take, in the middle of a block, for a reason not to call the hook that stands for them. So that thread just
+  has the CPU leave its chain of blocks, which the library does by an exception of its own, EXCP_INTERRUPT;
+- the pc of an exception is last known, on an ISA that loses it afterwards;
+- a wait that would spin can be made to end the slice.
+
+The question comes at the begin of a slice too, once the library has made the next pc the one behind the pc; but a slice may
+begin in a delay slot.
 """
 
 from __future__ import annotations
@@ -13,11 +20,30 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from emu.engine.handle import EXCP_HALTED, EXCP_HLT, Handle
+from emu.engine.stubs import executable, jump_to
 
 if TYPE_CHECKING:
     from _ctypes import CFuncPtr
 
+GOES_ON = bytes.fromhex("31c0 c3")  # xor eax, eax; ret
+IS_STOP = bytes.fromhex(
+    "81fe 00000100"  # cmp esi, EXCP_INTERRUPT       bool stop_interrupt(uc, number)
+    "740c"  # je behind the jump to the answer
+)
+STOPS = bytes.fromhex("c687 00000000 01")  # mov byte [rdi + stop_request], 1
+
 _StopInterrupt = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int)
+
+
+def stop_or(answer: int | None, stop_request: int) -> int:
+    """The address of a function that answers the question for a stop, and else by the function at `answer`, if any.
+
+    `stop_request` is the offset of that field.
+    """
+    stops = bytearray(STOPS)
+    stops[2:6] = stop_request.to_bytes(4, "little")
+    otherwise = jump_to(executable(GOES_ON) if answer is None else answer)
+    return executable(IS_STOP + otherwise + bytes(stops) + GOES_ON)
 
 
 class StopQuestion:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -363,3 +365,36 @@ def test_sysenter_goes_where_its_registers_say(bench: Bench) -> None:
 
     state = bench.cpu.save()
     assert (state.pc, state.regs[REGS.index("rsp")], state.hflags & 3, state.eflags & IF) == (HANDLER + 1, STACK, 0, 0)
+
+
+def test_a_stop_from_another_thread_skips_no_instruction_that_a_hook_stands_for(bench: Bench) -> None:
+    """RDTSC and SYSENTER, stopped as often as can be."""
+    times = 30_000
+    bench.clock.advance(1 << 32)
+    bench.start(bytes.fromhex("0f31 01d7 0f34 f4"))  # rdtsc; add edi, edx; sysenter; hlt
+    bench.put(
+        HANDLER, bytes.fromhex("49 7406") + b"\x68" + CODE.to_bytes(4, "little") + b"\xc3\xf4"
+    )  # dec ecx; jz; push; ret; hlt
+    bench.cpu.write("rcx", times)
+    bench.cpu.write("rdi", 0)
+    for name, value in (("sysenter_cs", KERNEL_CODE), ("sysenter_esp", STACK), ("sysenter_eip", HANDLER)):
+        bench.engine.field(name).value = value
+    ended = threading.Event()
+
+    def pester() -> None:
+        while not ended.is_set():
+            bench.engine.stop()
+            time.sleep(0)  # gives the GIL away
+
+    thread = threading.Thread(target=pester)
+    thread.start()
+    slices = 0
+    while not bench.cpu.asleep:
+        bench.cpu.run()
+        slices += 1
+    ended.set()
+    thread.join()
+
+    assert (bench.cpu.read("rcx"), bench.cpu.read("rdi")) == (0, times)
+    assert bench.cpu.pc == HANDLER + 10
+    assert slices > 10

@@ -11,7 +11,6 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="m68k",
         constants="m68k",
         pc_advance=0,
-        stop_interrupt=False,
         code_watch=CodeWatchCalls(
             invalidate_fast=0x712A00,
             invalidate_fast_slot=0x14BDBA0,

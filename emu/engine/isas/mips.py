@@ -147,7 +147,6 @@ def _layout(isa: str) -> IsaLayout:
         suffix=isa,
         constants="mips",
         pc_advance=None,
-        stop_interrupt=False,  # Unicorn's own ends the slice at every reserved instruction
         code_watch=_WATCH[isa],
         env_in_cpu=36112 if wide else 36080,
         env_size=16120 if wide else 11328,

@@ -132,7 +132,6 @@ LAYOUTS = {
         suffix="ppc",
         constants="ppc",
         pc_advance=4,
-        stop_interrupt=False,
         wait_spins=True,
         code_watch=CodeWatchCalls(
             invalidate_fast=0xCBEA30, invalidate_fast_slot=0x14BC930, rearm=0xCA2100, rearm_slot=0x14C4708
@@ -149,7 +148,6 @@ LAYOUTS = {
         suffix="ppc64",
         constants="ppc",
         pc_advance=4,
-        stop_interrupt=False,
         wait_spins=True,
         code_watch=CodeWatchCalls(
             invalidate_fast=0xDD0E50, invalidate_fast_slot=0x14C8CD8, rearm=0xDB3EF0, rearm_slot=0x14C83D8

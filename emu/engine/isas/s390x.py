@@ -12,7 +12,6 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="s390x",
         constants="s390x",
         pc_advance=0,
-        stop_interrupt=False,
         code_watch=CodeWatchCalls(
             invalidate_fast=0xFD8710,
             invalidate_fast_slot=0x14C8268,

@@ -15,7 +15,6 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="sparc",
         constants="sparc",
         pc_advance=None,
-        stop_interrupt=False,
         code_watch=CodeWatchCalls(
             invalidate_fast=0xBC3BA0,
             invalidate_fast_slot=0x14C6B28,

@@ -64,7 +64,6 @@ def _layout(mode: int, model: int) -> IsaLayout:
         suffix="x86_64",
         constants="x86",
         pc_advance=0,
-        stop_interrupt=False,  # Unicorn's own ends the slice at #UD
         code_watch=CodeWatchCalls(
             invalidate_fast=0x430760,
             invalidate_fast_slot=0x14C4020,

@@ -114,7 +114,7 @@ class FidsState(State):
 
 
 def save(files: HostFs, fids: Fids) -> FidsState:
-    """The session as it is; nothing is under way. OSError when the host cannot tell the files' identities."""
+    """The session as it is, nothing under way, its data where the other side sees it. OSError when the host fails at that."""
     if not fids:
         return FidsState()
     root = files.root()
@@ -134,6 +134,7 @@ def save(files: HostFs, fids: Fids) -> FidsState:
             )
         )
         if fid.fd >= 0:
+            files.publish(fid.fd)
             state.files.append(OpenState(fid=number, flags=files.flags(fid.fd)))
         elif (held := fid.attribute) is not None:
             attribute = AttributeState(fid=number, name=held.name, value=bytes(held.value), size=held.size)

@@ -199,6 +199,25 @@ def test_a_file_replaced_under_a_move_alone_is_stale_where_that_is_allowed(start
     assert there.power_off() == 0
 
 
+@pytest.mark.parametrize("step", [Step.STATE_COMMITTED, Step.DISKS_TAKEN], ids=lambda step: step.value)
+def test_a_destination_that_dies_leaves_the_guest_with_its_files(start: StartLinux, share: Path, step: Step) -> None:
+    options = ("--share", f"{share},migratable")
+    here = with_two_files(start, share, *options)
+    start("there", *options, "--incoming", f"unix:{share.parent / 'in'}", fault=(step, "kill"))
+    wait_for((share.parent / "in").exists, "the destination listens")
+
+    outcome = here.migrate(f"unix:{share.parent / 'in'}")
+
+    assert outcome["status"] == "failed"
+    assert here.run(READ.format(7)) == "file 2"
+    here.run("echo more >>other")
+    assert (share / "other").read_text().endswith("more\n")
+    again = start("again", *options, "--incoming", "defer")
+    here.move(again, "tcp")
+    assert again.run(READ.format(7)) == "file 3"
+    assert again.power_off() == 0
+
+
 def test_a_deleted_file_that_is_open_is_refused_by_name_while_the_guest_runs(start: StartLinux, share: Path) -> None:
     here = with_two_files(start, share, "--share", f"{share},migratable")
     told = "Share 'host0' has files open that were deleted or replaced: 'file'; close them in the guest."

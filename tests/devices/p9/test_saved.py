@@ -254,6 +254,15 @@ def test_whatever_takes_a_files_place_is_not_it(client: Client, share: Path, cha
         client.restore(stream)
 
 
+def test_what_is_no_plain_file_is_not_opened(client: Client, share: Path) -> None:
+    os.mkfifo(share / "pipe")
+    client.walk(b"pipe")
+    state = saved.save(client.files, client.session.fids)
+    state.files.append(OpenState(fid=client.last))
+    with pytest.raises(MigrationError, match=r"'pipe' \(only plain files and directories are opened\)"):
+        saved.restore(client.files, state, Fids(), strict=True)
+
+
 def test_another_directory_is_refused_even_where_files_may_be_lost(connect: NewClient, tmp_path: Path) -> None:
     stream = connect().save()
     elsewhere = Client(tmp_path / "outside")

@@ -152,7 +152,7 @@ def obstacles(files: HostFs, fids: Fids, *, strict: bool) -> list[str]:
         if seen is None or (strict and not seen.same(files.identity(fid.fd))):
             nameless.append(f"{os.fsdecode(fid.path)!r:.80}")
     if nameless:
-        found.append(f"has files open that were deleted or replaced: {name_some(nameless)}; close them in the guest")
+        found.append(f"has files open that were deleted or replaced: {_first(nameless)}; close them in the guest")
     size = sum(FID_BYTES + len(fid.path) for fid in fids)
     size += sum(OPEN_BYTES + (len(fid.attribute.value) if fid.attribute else 0) for fid in fids)
     if size > SAVED_MAX:
@@ -171,9 +171,9 @@ def restore(files: HostFs, state: FidsState, fids: Fids, *, strict: bool) -> Non
     _fill(fids, state)
     lost = _find(files, state, fids)
     if lost and strict:
-        raise MigrationError(f"has other files than the guest knows: {_some(lost)}")
+        raise MigrationError(f"has other files than the guest knows: {_names(lost)}")
     if lost:
-        log.warning("9p: these fids are stale, the share has other files than the guest knew: %s", _some(lost))
+        log.warning("9p: these fids are stale, the share has other files than the guest knew: %s", _names(lost))
 
 
 def lose(state: FidsState, fids: Fids) -> None:
@@ -245,11 +245,11 @@ def _open(files: HostFs, fids: Fids, fid: Fid, wanted: Identity, flags: int) -> 
     return ""
 
 
-def _some(lost: dict[bytes, str]) -> str:
-    return name_some([f"{os.fsdecode(path)!r:.80} ({why})" for path, why in lost.items()])
+def _names(lost: dict[bytes, str]) -> str:
+    return _first([f"{os.fsdecode(path)!r:.80} ({why})" for path, why in lost.items()])
 
 
-def name_some(texts: Sequence[str]) -> str:
+def _first(texts: Sequence[str]) -> str:
     """A few of them, for a message of one line."""
     rest = len(texts) - NAMED
     return ", ".join(texts[:NAMED]) + (f" and {rest} more" if rest > 0 else "")

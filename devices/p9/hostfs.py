@@ -216,6 +216,20 @@ class HostFs:
                 raise OSError(errno.ELOOP if stat.S_ISLNK(mode) else errno.ENXIO, "only plain files and directories are opened")
         return os.open(proc(fd), (flags & KEPT_FLAGS | ALWAYS) & ~os.O_NOFOLLOW)  # the name in /proc is a link itself
 
+    def reopen(self, fd: int, flags: int) -> int:
+        """Open what was open before: a file may be written to by who opened it before it was made read-only, as git's are."""
+        try:
+            return self.open(fd, flags)
+        except PermissionError:
+            found = os.fstat(fd)
+            if self._readonly or found.st_uid != os.geteuid():
+                raise
+            os.chmod(proc(fd), stat.S_IMODE(found.st_mode) | mapped.FILE_MODE)  # noqa: PTH101
+            try:
+                return self.open(fd, flags)
+            finally:
+                os.chmod(proc(fd), stat.S_IMODE(found.st_mode))  # noqa: PTH101
+
     def flags(self, fd: int) -> int:
         """Those to open an open file with once more."""
         return fcntl.fcntl(fd, fcntl.F_GETFL) & LASTING_FLAGS

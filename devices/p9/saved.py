@@ -235,7 +235,7 @@ def _open(files: HostFs, fids: Fids, fid: Fid, wanted: Identity, flags: int) -> 
         try:
             if not files.identity(found).same(wanted):  # it was the one a moment ago
                 return "another file"
-            fids.opens(fid, files.open(found, flags))
+            fids.opens(fid, files.reopen(found, flags))
         finally:
             os.close(found)
     except OSError as exc:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from tests.devices.p9.test_messages import refused
 
 READ_WRITE, TRUNCATE, APPEND, DIRECTORY = 0o2, 0o1000, 0o2000, 0o200000
 CREATE, EXCLUSIVE = 0o100, 0o200
+CAPABILITY_VERSION, MAY_OPEN_ALL = 0x20080522, 0b110  # linux/capability.h: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 FILE, FOLDER = 0o100000, 0o040000
 
 
@@ -75,6 +78,43 @@ def test_a_file_goes_on_being_appended_to_and_one_that_is_read_stays_so(client: 
     client.write(appended, 0, b"two")
     assert client.read(read) == b"one two"
     refused(errno.EBADF, lambda: client.write(read, 0, b"x"))
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Root may open everything: be without that right, for this thread."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("Ii", CAPABILITY_VERSION, 0)
+    before = ctypes.create_string_buffer(24)
+    assert libc.capget(header, before) == 0
+    effective, *rest = struct.unpack("6I", before.raw)
+    without = struct.pack("6I", effective & ~MAY_OPEN_ALL, *rest)
+    assert libc.capset(header, without) == 0
+    yield
+    assert libc.capset(header, before) == 0
+
+
+@pytest.mark.usefixtures("unprivileged")
+def test_a_file_made_read_only_goes_on_being_written_by_who_has_it_open(connect: NewClient, share: Path) -> None:
+    client = connect()
+    fid = client.create(b"object", b"be", mode=0o444)
+
+    client.move()
+
+    client.write(fid, 2, b"fore")
+    assert (share / "object").read_bytes() == b"before"
+    assert (share / "object").stat().st_mode == FILE | 0o444
+
+
+@pytest.mark.usefixtures("unprivileged")
+def test_a_read_only_share_opens_nothing_that_it_may_not(connect: NewClient, share: Path) -> None:
+    (share / "file").touch()
+    client = connect(readonly=True)
+    client.open(b"file")
+    stream = client.save()
+    (share / "file").chmod(0)
+    with pytest.raises(MigrationError, match=r"'file' \(Permission denied\)"):
+        client.restore(stream)
 
 
 def test_a_directory_is_read_on_from_where_it_was(client: Client, share: Path) -> None:

@@ -169,6 +169,20 @@ class Engine(Handle):
 
         ctypes.c_void_p.from_address(self._exec_interrupt).value = self.keep(ExecInterrupt(exec_interrupt))
 
+    def on_resume(self, handler: Callable[[], None]) -> None:
+        """Call `handler` before guest code runs at the begin of a slice and behind each trap: to finish what the library left.
+
+        For an ISA whose traps the library enters by itself. Set once.
+        """
+
+        def resumed() -> None:
+            try:
+                handler()
+            except BaseException as exc:
+                self.fail(exc)
+
+        self._question.resumed = resumed
+
     def on_unmapped(self, handler: Callable[[Access, int], int]) -> None:
         """Make an access to a physical address where nothing is mapped an exception of the guest's, as on a real bus.
 

@@ -8,7 +8,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from emu.engine.isas import LAYOUTS, PROBES
-from emu.engine.layout import AbortCall, Build, CodeWatchCalls, IsaLayout, TranslatorLoop
+from emu.engine.layout import AbortCall, Build, CodeWatchCalls, ContextSave, IsaLayout, TranslatorLoop
 from emu.engine.library import library_build, library_path
 from emu.engine.selftest import self_test
 
@@ -53,6 +53,13 @@ def test_translator_loops_are_where_the_library_file_has_them(layout: IsaLayout)
     name = f"translator_loop_{layout.suffix}"
 
     assert layout.translator_loop == TranslatorLoop(function=functions[name], slot=slots[name])
+
+
+@pytest.mark.parametrize("layout", [row for row in LAYOUTS.values() if row.context_save], ids=lambda layout: layout.suffix)
+def test_context_saves_are_where_the_library_file_has_them(layout: IsaLayout) -> None:
+    functions, slots = functions_and_slots()
+
+    assert layout.context_save == ContextSave(function=functions["helper_svucx"], slot=slots["helper_svucx"])
 
 
 @pytest.mark.parametrize("isa", sorted({isa for _build, isa in LAYOUTS}))

@@ -59,6 +59,7 @@ class Type(IntEnum):
     RENAMEAT = 74
     UNLINKAT = 76
     VERSION = 100
+    AUTH = 102
     ATTACH = 104
     FLUSH = 108
     WALK = 110

@@ -19,7 +19,6 @@ MSIZE_MAX = 1 << 20
 WALK_MAX = 16  # names in one Twalk (P9_MAXWELEM)
 IO_HEADER = 24  # bytes that Linux leaves for the header of a read or write (P9_IOHDRSZ)
 VERSION = b"9P2000.L"
-NO_TAG = 0xFFFF
 
 HEADER = struct.Struct("<IBH")
 QID = struct.Struct("<BIQ")

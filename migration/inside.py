@@ -199,20 +199,25 @@ def load_inside(guest: Guest, saved: SavedState, apply_disks: Callable[[], None]
     check_same_machine(reader.expect(Kind.CONFIG).fields().get("machine"), guest.configuration(), uuid=False)
     state = receive(reader, guest.ram_blocks(), label=label, find=source.find, ram_now=False)
     plan = plan_load(guest.savables(), state.sections)
-    ran, run = guest.hold(Pause.RESTORE_VM), False
+    ran = guest.hold(Pause.RESTORE_VM)
+    whole = True  # old or new
+
+    def commit() -> None:
+        plan.commit()
+        guest.loaded()
+
     try:
-        apply_disks()
-        for block, region in state.regions:
-            block.discard()
-            region.fill(block)
-
-        def commit() -> None:
-            plan.commit()
-            guest.loaded()
-
-        guest.call(commit)
-        run = ran
+        with guest.prepared(plan.states):
+            whole = False
+            apply_disks()
+            for block, region in state.regions:
+                block.discard()
+                region.fill(block)
+            guest.call(commit)
+            whole = True
     except EmuError as exc:
+        if whole:
+            raise
         raise MigrationError(f"the guest is replaced in part, and stays paused: {exc}") from exc
     finally:
-        guest.release(run=run)
+        guest.release(run=ran and whole)

@@ -184,14 +184,15 @@ def load_snapshot(guest: Guest, path: Path) -> None:
         state = receive(reader, guest.ram_blocks(), label=channel.label, find=find, disks=disks, ram_now=False)
         plan = plan_load(guest.savables(), state.sections)
         ran = guest.hold(Pause.RESTORE_VM)
+
+        def commit() -> None:
+            map_ram(state.regions)
+            plan.commit()
+            guest.loaded()
+
         try:
-            load_disks(state.disks)
-
-            def commit() -> None:
-                map_ram(state.regions)
-                plan.commit()
-                guest.loaded()
-
-            guest.call(commit)
+            with guest.prepared(plan.states):
+                load_disks(state.disks)
+                guest.call(commit)
         finally:
             guest.release(run=ran)

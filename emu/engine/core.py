@@ -21,6 +21,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from emu.engine.abort import ABORTED
+from emu.engine.assertions import RUNNING
 from emu.engine.guard import Guard
 from emu.engine.handle import Handle, MmioRead, MmioWrite
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
@@ -169,6 +170,20 @@ class Engine(Handle):
 
         ctypes.c_void_p.from_address(self._exec_interrupt).value = self.keep(ExecInterrupt(exec_interrupt))
 
+    def on_resume(self, handler: Callable[[], None]) -> None:
+        """Call `handler` before guest code runs at the begin of a slice and behind each trap: to finish what the library left.
+
+        For an ISA whose traps the library enters by itself. Set once.
+        """
+
+        def resumed() -> None:
+            try:
+                handler()
+            except BaseException as exc:
+                self.fail(exc)
+
+        self._question.resumed = resumed
+
     def on_unmapped(self, handler: Callable[[Access, int], int]) -> None:
         """Make an access to a physical address where nothing is mapped an exception of the guest's, as on a real bus.
 
@@ -230,7 +245,9 @@ class Engine(Handle):
         self._executed = None
         self._question.slice_begins()
         start = self._pc.value | (self._thumb.value if self._thumb else 0)
+        RUNNING.cpu = self.cpu
         error = self._emu_start(self._uc, start, 0, 0, count)
+        RUNNING.cpu = 0
         address = self._invalid_address.value
         if self._store_trap.address is not None:
             address = self._store_trap.address

@@ -10,7 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from emu.engine.abort import ABORTED, catch_aborts
+from emu.engine.assertions import catch_assertions
+from emu.engine.codepages import keep_stores_fast
 from emu.engine.codewatch import watch_code
+from emu.engine.conditions import never_on_reserved_conditions
+from emu.engine.contexts import bound_context_saves
 from emu.engine.isas import layout_of
 from emu.engine.layout import CoreLayout, Field
 from emu.engine.library import library_build, quick_library, slow_library
@@ -29,6 +33,7 @@ UC_CTL_WRITE_ONE = 1 << 26 | 1 << 30  # UC_CTL_WRITE(..., 1)
 UC_CTL_PAGE_SIZE = 1 | UC_CTL_WRITE_ONE
 UC_CTL_USE_EXITS = 4 | UC_CTL_WRITE_ONE
 UC_CTL_CPU_MODEL = 7 | UC_CTL_WRITE_ONE
+NO_PAGE = (1 << 64) - 1  # of QEMU's function for the physical page of an address
 EXCP_HLT, EXCP_HALTED = 0x10001, 0x10003  # QEMU's exception numbers: the first ends a slice
 
 MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
@@ -61,8 +66,10 @@ class Handle:
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self.layout.env_in_cpu)
+        cpu_class = self._pointer_at(self.cpu + core.cpu_class)
+        keep_stores_fast(core, self.layout.tlb, cpu_class, self._pointer_at(self.cpu + core.cpu_icount_decr_ptr))
         if self.layout.left_unreset:
-            reset = self._pointer_at(self._pointer_at(self.cpu + core.cpu_class))
+            reset = self._pointer_at(cpu_class)
             ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(reset)(self.cpu)
         for name, value in self.layout.reset.items():
             self.field(name).value = value
@@ -73,8 +80,16 @@ class Handle:
     def _repair_library(self) -> None:
         """Have the library's functions for this ISA do what a guest relies on; once for all CPUs of the process."""
         watch_code(self.layout.suffix, self.layout.code_watch)
+        if self.layout.conditions is not None:
+            watch = self.layout.code_watch
+            base = address_of(f"tb_invalidate_phys_page_fast_{self.layout.suffix}") - watch.invalidate_fast
+            never_on_reserved_conditions(base + self.layout.conditions)
         if self.layout.abort is not None:
-            catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(self._core))
+            catch_assertions(self._core, self.layout.suffix, self.layout.abort)
+            abort = catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(self._core))
+            if self.layout.context_save is not None:
+                depth, _ = self.layout.env["trap_depth"]
+                bound_context_saves(self.layout.context_save, depth, self.layout.env_in_cpu, abort)
         if self.layout.translator_loop is not None:
             repair_translator(self.layout.suffix, self.layout.translator_loop)
         if self.layout.thumb:
@@ -148,11 +163,23 @@ class Handle:
 
         Allowed in callbacks. As for the CPU itself, page table entries may be marked accessed.
         """
+        if self._phys_page is not None:
+            return self._translate_by_page(self._phys_page, address)
         physical = ctypes.c_uint64()
         for access in (UC_PROT_READ, UC_PROT_EXEC):
             if not self._vmem_translate(self._uc, address, access, ctypes.byref(physical)):
                 return physical.value
         return None
+
+    def _translate_by_page(self, phys_page: Callable[..., int], address: int) -> int | None:
+        """By QEMU's function for debuggers, which leaves a fault in the CPU's state where there is no page."""
+        exception = ctypes.c_int32.from_address(self.cpu + self._core.cpu_exception_index)
+        before = exception.value, ctypes.string_at(self.env, self.layout.env_size)
+        page = phys_page(self.cpu, address)
+        exception.value = before[0]
+        ctypes.memmove(self.env, before[1], self.layout.env_size)
+        in_page = self.layout.map_unit - 1
+        return None if page == NO_PAGE else page & ~in_page | address & in_page
 
     def flush_code(self) -> None:
         """Forget all translations. Between slices only: a callback would return into one."""
@@ -185,6 +212,8 @@ class Handle:
         self._tb_invalidate = self.function("tb_invalidate_phys_range", None, pointer, u64, u64)
         self._tb_flush = self.function("tb_flush", None, pointer)
         self._tlb_flush = self.function("tlb_flush", None, pointer)
+        phys_page = self.layout.phys_page
+        self._phys_page = self.function(phys_page, u64, pointer, u64) if phys_page else None
 
     @staticmethod
     def _check_layout(as_expected: bool) -> None:

@@ -20,7 +20,7 @@ from migration.snapshot import SaveOptions
 from targets import find_target
 from tests.devices.fakes import MemoryChardev
 from tests.emu.block.qcow2.tools import CLEAN, MIB, check, create, needs_qemu_img, qemu_img, read, take_snapshot
-from tests.emu.test_machine import SPIN
+from tests.emu.conftest import SPIN
 
 pytestmark = [needs_qemu_img, pytest.mark.usefixtures("no_sync")]
 

@@ -22,7 +22,7 @@ from tests.live.test_journeys import type_in
 pytestmark = needs_qemu_img
 
 Start = Callable[..., EmuProcess]
-KILLS = 3
+KILLS = 2
 SOAK_KILLS = 200
 
 

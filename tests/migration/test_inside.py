@@ -195,3 +195,15 @@ def test_what_is_replaced_in_part_stays_paused() -> None:
         load_inside(there, image, fail, label="one")
 
     assert there.state == "paused"
+
+
+def test_a_host_that_lacks_what_a_state_needs_changes_nothing() -> None:
+    image, there = saved(), another_machine()
+    there.unprepared = "the directory is gone"
+    before = there.ram.words.copy()
+
+    with pytest.raises(MigrationError, match=r"^the directory is gone$"):
+        load_inside(there, image, lambda: pytest.fail("the disks were changed"), label="one")
+
+    assert np.array_equal(there.ram.words, before)
+    assert there.state == "running"

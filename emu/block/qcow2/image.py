@@ -257,8 +257,8 @@ class Qcow2Image:
         """The snapshot is in the file when this returns; if it fails there is none, and clusters may be leaked."""
         frozen = self._frozen_disk()
         self._file.flush()  # the state, while the guest need not wait for it
-        self._frozen = None
-        with self._snapshots("keep a snapshot") as snapshots:
+        with self._snapshots("keep a snapshot", frozen=True) as snapshots:
+            self._frozen = None
             metadata = self._writable("keep a snapshot").metadata
             disk = frozen.l1[: self._header.disk_l1_entries]
             snapshots.create(name, disk, frozen.state.link(about.state_size), metadata.thaw(), about)
@@ -293,12 +293,16 @@ class Qcow2Image:
             snapshots.delete(tag)
 
     @contextlib.contextmanager
-    def _snapshots(self, what: str) -> Iterator[Snapshots]:
-        """The snapshots, to be changed while no request is under way; everything is read afresh after that."""
+    def _snapshots(self, what: str, *, frozen: bool = False) -> Iterator[Snapshots]:
+        """The snapshots, to be changed while no request is under way; everything is read afresh after that.
+
+        Refused while one is being made, unless `frozen` says that it is that one.
+        """
         with self._requests.hold(FLUSHES, LAST, exclusive=True):
             metadata = self._writable(what).metadata
             with metadata.lock:
-                self._refuse_frozen()
+                if not frozen:
+                    self._refuse_frozen()
                 metadata.prepare()
                 metadata.settle()
                 try:

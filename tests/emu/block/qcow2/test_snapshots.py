@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import os
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,6 +215,40 @@ def test_a_table_of_more_snapshots_than_are_read_at_once_is_whole(tmp_path: Path
         take_snapshot(image, name)
 
     assert [snapshot.name for snapshot in image.snapshots()] == names
+
+
+def test_a_host_that_is_full_at_any_write_costs_the_snapshot_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwritev = os.pwritev
+    for allowed in itertools.count():
+        path = create(tmp_path / f"{allowed}.qcow2", MIB, "cluster_size=4k")
+        image = snapshotted(path)
+        image.writev(0, [b"a" * MIB])
+        image.check_snapshot("one")
+        image.freeze()
+        image.writev(0, [b"b" * (MIB // 2)])
+        image.put_state(0, b"s" * MIB)
+        left = itertools.count(allowed, -1)
+
+        def write(fd: int, buffers: list[bytes], offset: int, left: Iterator[int] = left) -> int:
+            if next(left) <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return pwritev(fd, buffers, offset)
+
+        monkeypatch.setattr(os, "pwritev", write)
+        with contextlib.suppress(ImageError):
+            image.keep("one", About(time_ns=NOW, disk_size=MIB, state_size=MIB))
+        monkeypatch.setattr(os, "pwritev", pwritev)
+        kept = bool(image.snapshots())
+        image.thaw()
+        image.writev(MIB // 4, [b"c" * (MIB // 2)])
+        expected = b"b" * (MIB // 4) + b"c" * (MIB // 2) + b"a" * (MIB // 4)
+        assert content(image) == expected
+        image.close()
+        assert check(path).corruptions == 0
+        assert_qemu_reads(path, expected)
+        if kept:
+            break
+    assert allowed > 5
 
 
 def test_an_image_that_is_let_go_has_no_snapshot_being_made(tmp_path: Path) -> None:

@@ -83,14 +83,11 @@ def _write(
     writer.start()
     writer.frame(Kind.CONFIG, {"machine": dict(guest.configuration()), "two-way": False})
     done, total = 0, sum(len(steps) for _block, steps in blocks) * STEP
-    buffer = memoryview(bytearray(STEP))
     for block, steps in blocks:
         writer.frame(Kind.MAP, {"block": block.name, "size": block.size})
         start = sink.align()
         for offset in steps:
-            part = buffer[: min(STEP, block.size - offset)]
-            ram.read(block.name, offset // PAGE, part)
-            sink.put(start + offset, part)
+            sink.put(start + offset, ram.read(block.name, offset // PAGE, min(STEP, block.size - offset)))
             done += STEP
             on_progress(done, total)
         sink.skip(block.size)

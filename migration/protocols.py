@@ -104,8 +104,8 @@ class DiskCopy(Protocol):
 class RamCopy(Protocol):
     """All guest RAM as it was at one moment."""
 
-    def read(self, name: str, first: int, view: memoryview) -> None:
-        """Fill `view`, whole pages, from page `first` of the block `name` on."""
+    def read(self, name: str, first: int, size: int) -> memoryview:
+        """`size` bytes, whole pages and 4 MiB at most, from page `first` of the block `name` on; valid until the next read."""
 
     def close(self) -> None:
         """Give the copy back; harmless when done."""

@@ -17,7 +17,7 @@ from emu.errors import EmuError
 from emu.ram import PAGE, Ram
 from emu.ramcopy import RamCopy
 
-PAGES = 2048
+PAGES = 1000
 
 
 def rams() -> list[Ram]:
@@ -29,9 +29,7 @@ def rams() -> list[Ram]:
 
 def read(copy: RamCopy, name: str, first: int, count: int) -> list[int]:
     """The first word of each page."""
-    data = bytearray(count * PAGE)
-    copy.read(name, first, memoryview(data))
-    pages = np.frombuffer(data, np.uint64).reshape(count, -1)
+    pages = np.frombuffer(copy.read(name, first, count * PAGE), np.uint64).reshape(count, -1)
     assert (pages == pages[:, :1]).all()
     return [int(word) for word in pages[:, 0]]
 

@@ -23,6 +23,7 @@ SIZE = 0x10000
 CODE, IDT, GDT, TSS, HANDLER, STACK = 0x1000, 0x2000, 0x3000, 0x3800, 0x4000, 0x8000
 HLT = b"\xf4"
 IF, PE, EM = 0x200, 1, 4
+ARITHMETIC, DIRECTION = 0x8D5, 0x400
 FLAT_CODE, FLAT_DATA = 0x00CF_9B00, 0x00CF_9300
 KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x1B, 0x23
 GENERAL_PROTECTION, DOUBLE_FAULT_VECTOR, INVALID_OPCODE = 13, 8, 6
@@ -165,6 +166,15 @@ def test_a_legal_state_comes_back_as_it_went_in(cpu: X86Cpu, state: X86State) ->
     cpu.load(taken)
 
     assert cpu.save() == state
+
+
+@pytest.mark.parametrize("flags", [ARITHMETIC, 0, ARITHMETIC | DIRECTION])
+def test_flags_that_were_loaded_are_those_the_guest_finds(bench: Bench, flags: int) -> None:
+    bench.start(bytes.fromhex("9c 58 f4"), flags=flags)  # pushf; pop eax; hlt
+
+    bench.run()
+
+    assert bench.cpu.read("rax") == flags | 2
 
 
 def test_reset_is_the_state_after_power_on(cpu: X86Cpu) -> None:

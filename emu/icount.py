@@ -27,11 +27,11 @@ NEVER = 1 << 62  # ns; a timer set to the end of time is none, else an idle gues
 class CountingEngine(Protocol):
     """The engine below the CPU."""
 
-    budget: int  # instructions the next slice executes at most
+    budget: int  # instructions the next slice executes at most; setting it begins the slice
 
     @property
     def executed(self) -> int:
-        """Instructions of the last slice; in a callback, those of the running one up to and with the current."""
+        """Instructions of the slice; in a callback, those up to and with the current."""
 
     def flush_tlb(self) -> None:
         """Forget all address translations."""
@@ -54,13 +54,16 @@ class InstructionTime:
         self._passed += ns
 
     def run_slice(self, cpu: Cpu, engine: CountingEngine, ns: int) -> None:
-        """Run instructions for `ns`, rounded up to whole ones, or as many as the guest comes to."""
+        """Run instructions for `ns`, rounded up to whole ones, or as many as the guest comes to.
+
+        A slice without any passes for one: time goes on for a guest that an interrupt wakes only to wait again, too.
+        """
         engine.budget = -(-ns // NS_PER_INSTRUCTION)
         self._engine = engine
         try:
             cpu.run()
         finally:
-            self._passed = self.now()
+            self._passed += max(engine.executed, 1) * NS_PER_INSTRUCTION
             self._engine = None
 
 

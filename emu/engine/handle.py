@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from emu.engine.abort import ABORTED, catch_aborts
 from emu.engine.codewatch import watch_code
+from emu.engine.delayslot import leave_next_pc_alone
 from emu.engine.isas import layout_of
 from emu.engine.layout import CoreLayout, Field
 from emu.engine.library import library_build, quick_library, slow_library
 from emu.engine.stubs import address_of
-from emu.engine.thumb import leave_thumb_exits_out
+from emu.engine.thumb import repair_thumb
 from emu.engine.translation import repair_translator
 from emu.errors import EngineError
 
@@ -78,7 +79,9 @@ class Handle:
         if self.layout.translator_loop is not None:
             repair_translator(self.layout.suffix, self.layout.translator_loop)
         if self.layout.thumb:
-            leave_thumb_exits_out()
+            repair_thumb()
+        if "npc" in self.layout.env:
+            leave_next_pc_alone(self.layout.suffix)
 
     def close(self) -> None:
         """Give the CPU back. Nothing of it may be used afterwards; closing twice is harmless."""
@@ -177,6 +180,7 @@ class Handle:
         self._mmio_map = _call("uc_mmio_map", number, pointer, u64, size, MmioRead, pointer, MmioWrite, pointer)
         self._hook_add = _call("uc_hook_add", number, pointer, pointer, number, pointer, pointer, u64, u64, number)
         self._cpu_exit = _call("cpu_exit", None, pointer)
+        self._hook_delete = _call("uc_hook_del", number, pointer, size)
         self._vmem_translate = _call("uc_vmem_translate", number, pointer, u64, number, pointer)
         start = ctypes.CFUNCTYPE(number, pointer, u64, u64, u64, size)
         self._emu_start = start(("uc_emu_start", slow_library()))

@@ -43,8 +43,6 @@ class CoreLayout:
     uc_stop_interrupt: int  # function pointer: does this exception end the slice?
     uc_memory_mapping: int  # function pointer: MemoryRegion of a physical address, NULL for a hole
     uc_cpu: int  # CPUState *
-    uc_emu_counter: int  # size_t: instructions begun in a counted slice
-    uc_emu_count: int  # size_t: the slice ends when emu_counter exceeds it
     uc_stop_request: int  # bool: the slice ends where the translator's loop next looks
     uc_invalid_addr: int  # uint64_t: physical address of the access that ended the slice
     uc_no_exit_request: int  # bool: translate no exit check inside a block
@@ -106,6 +104,7 @@ class IsaLayout:
     wait_field: str | None = None  # of env, where a CPU that waits for an interrupt says so by a bit of its state
     wait_bit: int = 0
     any_register: int = 1  # an id of a register that can be read
+    executed_field: str | None = None  # of env, with the instruction that EXECUTE is about to execute
     left_unreset: bool = False  # the library builds this CPU without resetting it
     reset: dict[str, int] = field(default_factory=dict)  # fields of `env` that the library's reset leaves wrong
     wait_spins: bool = False  # a CPU that waits for an interrupt would spin inside the library
@@ -141,8 +140,6 @@ CORE: dict[Build, CoreLayout] = {
         uc_stop_interrupt=224,
         uc_memory_mapping=288,
         uc_cpu=440,
-        uc_emu_counter=1368,
-        uc_emu_count=1376,
         uc_stop_request=1389,
         uc_invalid_addr=1416,
         uc_no_exit_request=2034,

@@ -43,6 +43,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "todpr": (1024, 4),
         },
         cpu_index=0,
+        executed_field="ex_value",
         wait_field="psw_mask",
         wait_bit=1 << 49,
         abort=AbortCall(function=0x3C1AA9, slot=0x14BF598),

@@ -22,7 +22,7 @@ BOOT = 300  # seconds; an idle host takes 15
 pytestmark = [pytest.mark.linux, pytest.mark.timeout(1200)]
 
 
-@pytest.fixture(scope="module", params=("riscv64", "arm64"))
+@pytest.fixture(scope="module", params=("riscv64", "arm64", "armhf", "amd64"))
 def image(request: pytest.FixtureRequest) -> LinuxImage:
     """Debian's kernel and our initramfs."""
     try:

@@ -78,6 +78,7 @@ class Engine(Handle):
         self._exception_index = ctypes.c_int32.from_address(self.cpu + core.cpu_exception_index)
         self._exec_interrupt = self._pointer_at(self.cpu + core.cpu_class) + core.class_exec_interrupt
         self._invalid_address = ctypes.c_uint64.from_address(self._uc + core.uc_invalid_addr)
+        self._invalid_error = ctypes.c_uint32.from_address(self._uc + core.uc_invalid_error)
         ctypes.c_uint8.from_address(self._uc + core.uc_no_exit_request).value = 1
         self._guard = Guard(core, self._uc)
         self.answer_stop_interrupt(None)
@@ -140,6 +141,7 @@ class Engine(Handle):
                 return  # of an instruction behind the one that is to fault
             try:
                 self._check_not_aborted(number)
+                self._invalid_error.value = 0  # a TLB miss on MIPS claims to be one too
                 question.restore_pc()
                 handler(number)
                 if self._counted and self.counter.exception():

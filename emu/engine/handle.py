@@ -15,6 +15,7 @@ from emu.engine.delayslot import leave_next_pc_alone
 from emu.engine.isas import layout_of
 from emu.engine.layout import CoreLayout, Field
 from emu.engine.library import library_build, quick_library, slow_library
+from emu.engine.mipstlb import repair_tlb
 from emu.engine.stubs import address_of
 from emu.engine.thumb import repair_thumb
 from emu.engine.translation import repair_translator
@@ -78,6 +79,9 @@ class Handle:
             catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(self._core))
         if self.layout.translator_loop is not None:
             repair_translator(self.layout.suffix, self.layout.translator_loop)
+        if self.layout.tlb_calls is not None:
+            random, tlb, wired = (self.layout.env[name][0] for name in ("Random", "tlb", "Wired"))
+            repair_tlb(self.layout.suffix, self.layout.tlb_calls, (random, tlb, wired))
         if self.layout.thumb:
             repair_thumb()
         if "npc" in self.layout.env:

@@ -45,6 +45,7 @@ class CoreLayout:
     uc_cpu: int  # CPUState *
     uc_stop_request: int  # bool: the slice ends where the translator's loop next looks
     uc_invalid_addr: int  # uint64_t: physical address of the access that ended the slice
+    uc_invalid_error: int  # uc_err: what `uc_emu_start` is going to return
     uc_no_exit_request: int  # bool: translate no exit check inside a block
     uc_jmp_bufs: int  # sigjmp_buf[]: where an exception goes, for each level of uc_emu_start
     uc_nested_level: int  # int: how many of them are set
@@ -86,6 +87,16 @@ class TranslatorLoop:
 
 
 @dataclass(frozen=True, slots=True)
+class TlbCalls:
+    """Where in the library file two functions are, and the global offset table's slots for them (`mipstlb`)."""
+
+    random: int  # cpu_mips_get_random
+    random_slot: int
+    invalidate: int  # r4k_invalidate_tlb
+    invalidate_slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class IsaLayout:
     """What is particular to one ISA of a build."""
 
@@ -109,6 +120,7 @@ class IsaLayout:
     reset: dict[str, int] = field(default_factory=dict)  # fields of `env` that the library's reset leaves wrong
     wait_spins: bool = False  # a CPU that waits for an interrupt would spin inside the library
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
+    tlb_calls: TlbCalls | None = None  # where a software-filled TLB needs repair
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
@@ -142,6 +154,7 @@ CORE: dict[Build, CoreLayout] = {
         uc_cpu=440,
         uc_stop_request=1389,
         uc_invalid_addr=1416,
+        uc_invalid_error=1424,
         uc_no_exit_request=2034,
         uc_jmp_bufs=2040,
         uc_nested_level=14840,

@@ -8,7 +8,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from emu.engine.isas import LAYOUTS, PROBES
-from emu.engine.layout import AbortCall, Build, CodeWatchCalls, IsaLayout, TranslatorLoop
+from emu.engine.layout import AbortCall, Build, CodeWatchCalls, IsaLayout, TlbCalls, TranslatorLoop
 from emu.engine.library import library_build, library_path
 from emu.engine.selftest import self_test
 
@@ -53,6 +53,19 @@ def test_translator_loops_are_where_the_library_file_has_them(layout: IsaLayout)
     name = f"translator_loop_{layout.suffix}"
 
     assert layout.translator_loop == TranslatorLoop(function=functions[name], slot=slots[name])
+
+
+@pytest.mark.parametrize("layout", [row for row in LAYOUTS.values() if row.tlb_calls], ids=lambda layout: layout.suffix)
+def test_tlb_calls_are_where_the_library_file_has_them(layout: IsaLayout) -> None:
+    functions, slots = functions_and_slots()
+    random, invalidate = f"cpu_mips_get_random_{layout.suffix}", f"r4k_invalidate_tlb_{layout.suffix}"
+
+    assert layout.tlb_calls == TlbCalls(
+        random=functions[random],
+        random_slot=slots[random],
+        invalidate=functions[invalidate],
+        invalidate_slot=slots[invalidate],
+    )
 
 
 @pytest.mark.parametrize("isa", sorted({isa for _build, isa in LAYOUTS}))

@@ -1,7 +1,7 @@
 """A scripted tiny guest under `--icount`, on its way through as many machines as a test likes.
 
-As a program, `python -m tests.live.travel GUEST FOLDER TIME` is a machine of the way that gets killed: it takes the guest up where
-the one before has saved it in FOLDER, or starts it, runs it to TIME (ns of guest time) and saves it.
+As a program, `python -m tests.live.travel GUEST FOLDER TIME` is a machine of the way that gets killed: it takes the guest up
+where the one before has saved it in FOLDER, or starts it, runs it to TIME (ns of guest time) and saves it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, CodeWatchCalls, IsaLayout, Probe, TranslatorLoop
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, CodeWatchCalls, IsaLayout, Probe, TlbCalls, TranslatorLoop
 
 BIG_ENDIAN = 1 << 30  # UC_MODE_BIG_ENDIAN
 
@@ -26,6 +26,8 @@ _ENV32: dict[str, tuple[int, int]] = {
     "lladdr": (1564, 4),
     "llval": (1568, 4),
     "Index": (1124, 4),
+    "Random": (1132, 4),
+    "tlb": (11208, 8),  # its address
     "EntryLo0": (1168, 8),
     "EntryLo1": (1176, 8),
     "Context": (1188, 4),
@@ -78,6 +80,8 @@ _ENV64: dict[str, tuple[int, int]] = {
     "lladdr": (1920, 8),
     "llval": (1928, 8),
     "Index": (1396, 4),
+    "Random": (1404, 4),
+    "tlb": (16000, 8),
     "EntryLo0": (1456, 8),
     "EntryLo1": (1464, 8),
     "Context": (1480, 8),
@@ -137,6 +141,13 @@ _LOOP = {
     "mips64el": TranslatorLoop(function=0xB63D60, slot=0x14C2E08),
 }
 
+_TLB = {
+    "mips": TlbCalls(random=0x7A58F0, random_slot=0x14C5198, invalidate=0x7B8D80, invalidate_slot=0x14C1F30),
+    "mipsel": TlbCalls(random=0x8A4C10, random_slot=0x14BE0D8, invalidate=0x8B80A0, invalidate_slot=0x14C4360),
+    "mips64": TlbCalls(random=0x9A52F0, random_slot=0x14BFB70, invalidate=0x9BDB60, invalidate_slot=0x14C3C90),
+    "mips64el": TlbCalls(random=0xAB6300, random_slot=0x14C1BB0, invalidate=0xACEB70, invalidate_slot=0x14C79E8),
+}
+
 
 def _layout(isa: str) -> IsaLayout:
     wide, big = "64" in isa, not isa.endswith("el")
@@ -153,6 +164,7 @@ def _layout(isa: str) -> IsaLayout:
         env=_ENV64 if wide else _ENV32,
         abort=_ABORT[isa],
         translator_loop=_LOOP[isa],
+        tlb_calls=_TLB[isa],
     )
 
 

@@ -3,7 +3,7 @@
     image = fetch("riscv64")        # image.kernel, image.initrd; the first call takes the network, later ones the cache
 
 The initramfs loads the virtio, ext4 and 9p drivers, prints `BOOT-OK` and `uname -a`, and gives a root shell on the console;
-leaving the shell powers the guest off. What is cached stays until its directory is removed or INIT or MODULES change.
+leaving the shell powers the guest off. What is cached stays until its directory is removed or this file changes.
 Missing: zstd-compressed modules (Debian ships xz).
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import gzip
 import hashlib
 import io
 import json
@@ -22,7 +21,6 @@ import shutil
 import stat
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +31,7 @@ from elftools.elf.elffile import ELFFile
 
 from emu.errors import ConfigError, EmuError
 from images.apt import LOCAL_SECONDS, open_suite, run
+from images.packed import unpack_kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ SOURCES: dict[str, Source] = {
     "arm64": Source("trixie", "linux-image-arm64"),
     "amd64": Source("trixie", "linux-image-amd64"),
     "armhf": Source("trixie", "linux-image-armmp"),
-    "i386": Source("bookworm", "linux-image-686"),  # trixie has no i386 kernel
+    "i386": Source("bookworm", "linux-image-686-pae"),  # trixie has no i386 kernel; without PAE there is no no-execute
 }
 
 MODULES = (
@@ -90,8 +89,6 @@ poweroff -f
 """
 
 SECTOR = 512
-ZIMAGE_MAGIC_AT, ZIMAGE_MAGIC = 0x24, b"\x18\x28\x6f\x01"
-XZ_MAGIC = re.compile(rb"\xfd7zXZ\0")
 APPLET_TABLE = re.compile(rb"\[\0\[\[\0(?:[\w.-]+\0)+")  # busybox's applet_names: sorted, each ended by a NUL
 
 Progress = Callable[[str], None]
@@ -101,7 +98,8 @@ Progress = Callable[[str], None]
 class LinuxImage:
     """A kernel and an initramfs that boot together."""
 
-    kernel: Path
+    kernel: Path  # without what unpacks it
+    packed: Path  # as Debian ships it
     initrd: Path
     release: str
     arch: str
@@ -226,38 +224,6 @@ def initramfs(busybox: bytes, modules: Sequence[tuple[str, bytes]]) -> bytes:
     )
 
 
-def unpack_kernel(data: bytes) -> bytes:
-    """Return a kernel without what unpacks it: gzip, EFI zboot (drivers/firmware/efi/libstub/zboot-header.S), ARM's zImage.
-
-    Others come back as they are.
-    """
-    if data[ZIMAGE_MAGIC_AT : ZIMAGE_MAGIC_AT + 4] == ZIMAGE_MAGIC:
-        return _unpack_zimage(data)
-    if data[4:8] == b"zimg":
-        offset, size = (int.from_bytes(data[at : at + 4], "little") for at in (8, 12))
-        method = data[24:56].partition(b"\0")[0].decode(errors="replace")
-        if method != "gzip":
-            raise EmuError(f"kernel: EFI zboot compressed with {method}, known is gzip")
-        data = data[offset : offset + size]
-    try:
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (OSError, EOFError, zlib.error) as exc:
-        raise EmuError(f"kernel: broken gzip data: {exc}") from exc
-
-
-def _unpack_zimage(data: bytes) -> bytes:
-    """The raw Image in a zImage (Documentation/arch/arm/booting.rst), which would take a guest a minute to unpack by itself."""
-    for magic in XZ_MAGIC.finditer(data):
-        payload = lzma.LZMADecompressor(lzma.FORMAT_XZ)
-        try:
-            image = payload.decompress(data[magic.start() :])
-        except lzma.LZMAError:
-            continue  # the magic is also in the code that looks for it
-        if payload.eof:
-            return image
-    raise EmuError("kernel: a zImage that is not compressed with xz, known is xz")
-
-
 def make_ext4(path: Path, size: int) -> None:
     """Make `path` a raw image of `size` bytes with an empty ext4 file system; an existing file is replaced once that worked."""
     if size <= 0 or size % SECTOR:
@@ -292,7 +258,9 @@ def _build(product: Path, arch: str, progress: Progress) -> None:
         modules = ModuleTree(_only(root, f"**/lib/modules/{release}"))
         contents = [(name, modules.read(name)) for name in modules.order(MODULES, OPTIONAL_MODULES)]
         product.mkdir()
-        (product / "kernel").write_bytes(unpack_kernel(_only(root, f"boot/vmlinu?-{release}").read_bytes()))
+        packed = _only(root, f"boot/vmlinu?-{release}").read_bytes()
+        (product / "packed").write_bytes(packed)
+        (product / "kernel").write_bytes(unpack_kernel(packed))
         (product / "initrd.cpio").write_bytes(initramfs(_only(root, "**/bin/busybox").read_bytes(), contents))
         (product / "manifest.json").write_text(json.dumps({"release": release, "recipe": recipe()}))
 
@@ -305,16 +273,18 @@ def _only(root: Path, pattern: str) -> Path:
 
 
 def recipe() -> str:
-    """A digest of what this file puts in an initramfs: a cached one of another recipe is built again."""
-    return hashlib.sha256(repr((INIT, MODULES)).encode()).hexdigest()
+    """A digest of the files that say what is fetched, unpacked and built: what others made is not used."""
+    return hashlib.sha256(
+        b"".join(Path(__file__).with_name(name).read_bytes() for name in ("linux.py", "packed.py"))
+    ).hexdigest()
 
 
 def _cached(directory: Path, arch: str) -> LinuxImage | None:
-    kernel, initrd = directory / "kernel", directory / "initrd.cpio"
+    files = directory / "kernel", directory / "packed", directory / "initrd.cpio"
     try:
         match json.loads((directory / "manifest.json").read_text()):
-            case {"release": str(release), "recipe": made_by} if made_by == recipe() and kernel.exists() and initrd.exists():
-                return LinuxImage(kernel, initrd, release, arch)
+            case {"release": str(release), "recipe": made_by} if made_by == recipe() and all(file.exists() for file in files):
+                return LinuxImage(*files, release, arch)
             case _:
                 return None
     except (OSError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -86,6 +85,10 @@ class BaseBoard:
         self.config = wiring.config
         self_test(isa)
         self.engine = Engine(isa)
+        unit = self.engine.layout.map_unit
+        if self.config.memory % unit:
+            self.engine.close()
+            raise ConfigError(f"memory is {self.config.memory} bytes, must be a multiple of {unit} for {self.config.target}")
         self.rams = tuple(Ram(name, base, size) for name, (base, size) in ram.items())
         self.regions: list[tuple[int, int, str]] = []
         for block in self.rams:
@@ -107,7 +110,7 @@ class BaseBoard:
         self.regions.append((base, size, device.name))
 
     def _map(self, base: int, size: int, registers: Mmio) -> None:
-        self.engine.map_mmio(base, max(size, mmap.PAGESIZE), registers.read, registers.write)  # the engine maps whole pages
+        self.engine.map_mmio(base, max(size, self.engine.layout.map_unit), registers.read, registers.write)
 
     def virtio_devices(self, slots: int) -> list[VirtioDevice]:
         """A virtio device for each drive and share, and the entropy source; ConfigError when there are more than `slots`."""

@@ -20,9 +20,10 @@ ABORTED = 0xFFFF  # exception number; the last one that is not QEMU's own (EXCP_
 
 
 @cache
-def catch_aborts(suffix: str, call: AbortCall, stores: tuple[tuple[int, int], ...]) -> None:
+def catch_aborts(suffix: str, call: AbortCall, stores: tuple[tuple[int, int], ...]) -> int:
     """Make the change for the ISA whose functions have this `suffix`; EngineError when the table is not of this library.
 
+    Answers the address of the code that is called instead.
     `stores` are offsets in CPUState and the 32-bit values to leave the slice with, the exception's number among them.
     """
     abort = address_of(f"cpu_abort_{suffix}")
@@ -34,3 +35,4 @@ def catch_aborts(suffix: str, call: AbortCall, stores: tuple[tuple[int, int], ..
         for offset, value in stores
     )
     entry.value = executable(code + jump_to(address_of(f"cpu_loop_exit_{suffix}")))
+    return int(entry.value)

@@ -172,6 +172,20 @@ class Engine(Handle):
 
         ctypes.c_void_p.from_address(self._exec_interrupt).value = self.keep(ExecInterrupt(exec_interrupt))
 
+    def on_resume(self, handler: Callable[[], None]) -> None:
+        """Call `handler` before guest code runs at the begin of a slice and behind each trap: to finish what the library left.
+
+        For an ISA whose traps the library enters by itself. Set once.
+        """
+
+        def resumed() -> None:
+            try:
+                handler()
+            except BaseException as exc:
+                self.fail(exc)
+
+        self._question.resumed = resumed
+
     def on_unmapped(self, handler: Callable[[Access, int], int]) -> None:
         """Make an access to a physical address where nothing is mapped an exception of the guest's, as on a real bus.
 
@@ -371,22 +385,6 @@ class Engine(Handle):
 
     def _hook(self, kind: int, callback: CFuncPtr, first: int = 1, last: int = 0) -> None:
         self.add_hook(kind, self.keep(callback), first, last)
-
-    def add_hook(
-        self, kind: int, entry: int, first: int = 1, last: int = 0, *, instruction: int = 0, data: int | None = None
-    ) -> int:
-        """Have the library call the function at `entry` for addresses from `first` to `last`: for all, if `first` is larger.
-
-        The function gets `data` as its last argument. Returns what `remove_hook` takes.
-        """
-        hook = ctypes.c_size_t()
-        error = self._hook_add(self._uc, ctypes.byref(hook), kind, entry, data, first, last, instruction)
-        self._check(error, f"add a hook of kind {kind}")
-        return hook.value
-
-    def remove_hook(self, hook: int) -> None:
-        """Have the library call it no more, from the next translations on. Between slices."""
-        self._check(self._hook_delete(self._uc, hook), "remove a hook")
 
     def keep(self, callback: CFuncPtr) -> int:
         """Have a callback live as long as the CPU, for the library points to it; its address."""

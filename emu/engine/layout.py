@@ -97,6 +97,14 @@ class TlbCalls:
 
 
 @dataclass(frozen=True, slots=True)
+class ContextSave:
+    """Where in the library file helper_svucx is, and the global offset table's slot for it (`contexts`)."""
+
+    function: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class IsaLayout:
     """What is particular to one ISA of a build."""
 
@@ -109,6 +117,7 @@ class IsaLayout:
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
+    enters_traps: bool = False  # the library enters the guest's trap handlers by itself; `on_exception` gets no exceptions
     abort: AbortCall | None = None  # None: the library's own, which ends the process
     abort_fields: dict[str, int] = field(default_factory=dict)  # 32-bit, of env: an abort sets them and ends the slice
     cpu_index: int = -1  # qemu_get_cpu's, of the one CPU there is
@@ -121,9 +130,12 @@ class IsaLayout:
     wait_spins: bool = False  # a CPU that waits for an interrupt would spin inside the library
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
     tlb_calls: TlbCalls | None = None  # where a software-filled TLB needs repair
+    context_save: ContextSave | None = None  # with the field `trap_depth`: where a trap could save contexts without end
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
+    map_unit: int = 4096  # bytes; what is mapped has a multiple of it, at a multiple of it
+    phys_page: str | None = None  # QEMU's function for the physical page of an address, where the library's API has none
     instructions: dict[str, int] = field(default_factory=dict)  # those a hook may stand for: their number for UC_HOOK_INSN
     exceptions: Mapping[int, str] = field(default_factory=dict)  # what the library's exception numbers mean, for logs
     interrupts: Mapping[int, str] = field(default_factory=dict)  # what interrupt numbers mean
@@ -141,8 +153,9 @@ class Probe:
     loop: bytes  # add 1 and jump back: two instructions
     one: bytes  # set 1, wait for an interrupt
     two: bytes  # set 2, wait for an interrupt
-    trap: bytes  # one instruction that traps
-    trap_number: int
+    trap: bytes = b""  # one instruction that traps; none where the library enters traps by itself
+    trap_number: int = 0
+    waits: bool = True  # False: no instruction waits, so `one` and `two` store to the device instead and jump to themselves
 
 
 UNICORN_2_1_4_X86_64 = Build((2, 1, 4), "linux", "x86_64", 8)

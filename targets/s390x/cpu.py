@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from emu.engine.core import Engine
 from emu.engine.holes import Access
 from emu.errors import EngineError, GuestError, StateError
 from emu.irq import IrqLine
 from migration.vmstate import State, VMState, u32, u32s, u64, u64s
+from targets.realmemory import Nothing, RealMemory
 
 PSW_EXTERNAL, PSW_WAIT, PSW_64_BIT = 1 << 56, 1 << 49, 0x1_8000_0000  # masks of bits 7, 14, 31 and 32 (4.2)
 CR0_SERVICE_SIGNAL = 1 << 9
@@ -37,28 +38,6 @@ FPC_ROUNDING = (0, 1, 2, 3, 7)
 EXECUTE_LENGTHS = (4, 6)  # EXECUTE's, EXECUTE RELATIVE LONG's
 
 PLAIN = ("prefix", "ckc", "cputm", "todpr")
-
-
-class RealMemory(Protocol):
-    """RAM by absolute address, as devices see it; GuestError where there is none."""
-
-    def read(self, address: int, size: int) -> bytes:
-        """Bytes."""
-
-    def write(self, address: int, data: bytes) -> None:
-        """Change bytes."""
-
-
-class Nothing:
-    """No memory at all."""
-
-    def read(self, address: int, size: int) -> bytes:
-        """GuestError."""
-        raise GuestError(f"{size} bytes at {address:#x} are not in memory")
-
-    def write(self, address: int, data: bytes) -> None:
-        """GuestError."""
-        self.read(address, len(data))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from emu.engine.isas import LAYOUTS, PROBES
-from emu.engine.layout import AbortCall, Build, CodeWatchCalls, IsaLayout, TlbCalls, TranslatorLoop
+from emu.engine.layout import AbortCall, Build, CodeWatchCalls, ContextSave, IsaLayout, TlbCalls, TranslatorLoop
 from emu.engine.library import library_build, library_path
 from emu.engine.selftest import self_test
 
@@ -66,6 +66,13 @@ def test_tlb_calls_are_where_the_library_file_has_them(layout: IsaLayout) -> Non
         invalidate=functions[invalidate],
         invalidate_slot=slots[invalidate],
     )
+
+
+@pytest.mark.parametrize("layout", [row for row in LAYOUTS.values() if row.context_save], ids=lambda layout: layout.suffix)
+def test_context_saves_are_where_the_library_file_has_them(layout: IsaLayout) -> None:
+    functions, slots = functions_and_slots()
+
+    assert layout.context_save == ContextSave(function=functions["helper_svucx"], slot=slots["helper_svucx"])
 
 
 @pytest.mark.parametrize("isa", sorted({isa for _build, isa in LAYOUTS}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import lzma
 import shutil
@@ -27,7 +26,6 @@ from images.linux import (
     load_order,
     make_ext4,
     recipe,
-    unpack_kernel,
 )
 
 BUSYBOX = b"\x7fELF code [\0[[\0ash\0busybox\0dd\0sh\0\0 more code"
@@ -199,47 +197,6 @@ def test_busybox_without_applets_is_refused() -> None:
         initramfs(b"\x7fELF", [])
 
 
-def test_kernel_in_gzip_is_unpacked() -> None:
-    assert unpack_kernel(gzip.compress(b"MZ kernel")) == b"MZ kernel"
-
-
-def test_kernel_in_efi_zboot_is_unpacked() -> None:
-    payload = gzip.compress(b"MZ kernel")
-    zboot = b"MZ\0\0zimg" + struct.pack("<II8s", 64, len(payload), b"") + b"gzip".ljust(40, b"\0") + payload + b"PE padding"
-
-    assert unpack_kernel(zboot) == b"MZ kernel"
-
-
-def zimage(*payload: bytes) -> bytes:
-    return bytes(0x24) + b"\x18\x28\x6f\x01" + b"".join(payload)
-
-
-def test_kernel_in_a_zimage_is_unpacked() -> None:
-    kernel = zimage(b"code that looks for \xfd7zXZ\0 and", lzma.compress(b"raw Image"), b"its size, a device tree")
-
-    assert unpack_kernel(kernel) == b"raw Image"
-
-
-@pytest.mark.parametrize("payload", [gzip.compress(b"raw Image"), lzma.compress(b"raw Image")[:-4]], ids=["gzip", "cut off"])
-def test_kernel_in_a_zimage_that_cannot_be_unpacked_is_refused(payload: bytes) -> None:
-    with pytest.raises(EmuError, match="zImage that is not compressed with xz"):
-        unpack_kernel(zimage(payload))
-
-
-def test_kernel_in_efi_zboot_of_another_compression_is_refused() -> None:
-    with pytest.raises(EmuError, match="compressed with zstd, known is gzip"):
-        unpack_kernel(b"MZ\0\0zimg" + bytes(16) + b"zstd".ljust(40, b"\0"))
-
-
-def test_kernel_in_gzip_cut_short_is_refused() -> None:
-    with pytest.raises(EmuError, match="kernel: broken gzip data"):
-        unpack_kernel(gzip.compress(bytes(1000))[:20])
-
-
-def test_kernel_that_is_not_compressed_is_left_alone() -> None:
-    assert unpack_kernel(b"MZo\x10 plain Image") == b"MZo\x10 plain Image"
-
-
 @pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="e2fsprogs is not installed")
 def test_make_ext4_leaves_one_image_of_the_size_asked_for(tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
@@ -284,13 +241,14 @@ def test_fetch_without_apt_says_so_and_leaves_no_cache(tmp_path: Path) -> None:
 def test_fetch_uses_the_cache_without_apt(tmp_path: Path) -> None:
     directory = tmp_path / "linux" / "riscv64"
     directory.mkdir(parents=True)
-    (directory / "kernel").touch()
-    (directory / "initrd.cpio").touch()
+    files = [directory / name for name in ("kernel", "packed", "initrd.cpio")]
+    for file in files:
+        file.touch()
     (directory / "manifest.json").write_text(json.dumps({"release": "6.12", "recipe": recipe()}))
 
     image = fetch("riscv64", cache=tmp_path)
 
-    assert image == LinuxImage(directory / "kernel", directory / "initrd.cpio", "6.12", "riscv64")
+    assert image == LinuxImage(*files, "6.12", "riscv64")
 
 
 @pytest.mark.usefixtures("no_apt")

@@ -29,12 +29,14 @@ TROUBLE = re.compile(
 ENDS = re.compile("reboot: (?:Power down|Power off not available: System halted instead|System halted)")
 
 # Debian's architectures: the target, and the command line. A PC without ACPI does not say how fast its time stamp counter is;
-# measured against the PIT, a busy host spoils it.
+# measured against the PIT, a busy host spoils it. The 32-bit kernel does not ask whether it is invariant, and takes the CPU for
+# an Intel of those whose page tables are isolated, at ten times the cost of a system call.
 GUESTS = {
     "riscv64": ("riscv64", "console=ttyS0"),
     "arm64": ("arm64", "console=ttyAMA0"),
     "amd64": ("x86_64", "console=ttyS0 tsc_early_khz=1000000"),
     "armhf": ("arm", "console=ttyAMA0"),
+    "i386": ("i386", "console=ttyS0 tsc=reliable tsc_early_khz=1000000 nopti"),
 }
 
 UPTIME_STEP = 0.010  # /proc/uptime counts hundredths of a second

@@ -43,6 +43,7 @@ from devices.pl011 import Pl011
 from devices.pl031 import Pl031
 from devices.plic import Plic
 from devices.syscon import Syscon
+from devices.tc1797_scu import Tc1797Scu
 from devices.virtio.blk import VirtioBlk
 from devices.virtio.mmio import VirtioMmio
 from devices.virtio.p9 import VirtioP9
@@ -153,6 +154,7 @@ DEVICES: dict[type[Device[Any]], Callable[[], Device[Any]]] = {
     Plic: lambda: Plic("plic", no_line(), no_line()),
     Sbi: make_sbi,
     Syscon: lambda: Syscon("test", on_power_off=lambda _code: None, on_reset=lambda: None),
+    Tc1797Scu: lambda: Tc1797Scu("scu", on_idle=lambda: None),
     VirtioBlk: lambda: VirtioBlk("blk", Memory(), disk(), executor=InlineExecutor(), post=Posts()),
     VirtioMmio: lambda: VirtioMmio("slot", VirtioRng("rng", Memory()), no_line()),
     VirtioPci: lambda: VirtioPci("function", VirtioRng("rng", Memory()), no_line()),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from emu.engine.abort import ABORTED, catch_aborts
+from emu.engine.codepages import keep_stores_fast
 from emu.engine.codewatch import watch_code
 from emu.engine.contexts import bound_context_saves
 from emu.engine.delayslot import leave_next_pc_alone
@@ -65,8 +66,10 @@ class Handle:
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self.layout.env_in_cpu)
+        cpu_class = self._pointer_at(self.cpu + core.cpu_class)
+        keep_stores_fast(core, self.layout.tlb, cpu_class, self._pointer_at(self.cpu + core.cpu_icount_decr_ptr))
         if self.layout.left_unreset:
-            reset = self._pointer_at(self._pointer_at(self.cpu + core.cpu_class))
+            reset = self._pointer_at(cpu_class)
             ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(reset)(self.cpu)
         for name, value in self.layout.reset.items():
             self.field(name).value = value

@@ -57,6 +57,7 @@ class CoreLayout:
     cpu_exception_index: int  # int32_t, -1 when there is none
     cpu_class: int  # CPUClass *, whose first field is the function `reset`
     # CPUClass, which each CPU has a copy of
+    class_tlb_fill: int  # function pointer: brings an address translation into the CPU's cache
     class_exec_interrupt: int  # function pointer: takes an interrupt if the guest lets it
 
 
@@ -105,6 +106,15 @@ class ContextSave:
 
 
 @dataclass(frozen=True, slots=True)
+class TlbLayout:
+    """The CPU's cache of address translations (`codepages`)."""
+
+    modes: int  # NB_MMU_MODES: it has a table for each
+    word: int  # sizeof(target_ulong)
+    page_bits: int = 12
+
+
+@dataclass(frozen=True, slots=True)
 class IsaLayout:
     """What is particular to one ISA of a build."""
 
@@ -114,6 +124,7 @@ class IsaLayout:
     constants: str  # the package's module of register ids, and the prefix of the names in it
     pc_advance: int | None  # bytes Unicorn adds to the pc before it calls the exception hook; None: it loses the pc
     code_watch: CodeWatchCalls
+    tlb: TlbLayout
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
@@ -177,6 +188,7 @@ CORE: dict[Build, CoreLayout] = {
         cpu_halted=33176,
         cpu_exception_index=33184,
         cpu_class=33200,
+        class_tlb_fill=72,
         class_exec_interrupt=144,
     ),
 }

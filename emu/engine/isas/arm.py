@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
 
 VECTOR_SIZE = 256  # bytes an SVE register takes; the architecture's V register is its first 16
 
@@ -20,6 +20,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         model=0,  # UC_CPU_ARM64_A57
         page_size=4096,  # not 1024, which ARMv5 had
         pc_advance=0,
+        tlb=TlbLayout(modes=12, word=8),
         code_watch=CodeWatchCalls(
             invalidate_fast=0x5B7CD0,
             invalidate_fast_slot=0x14BD608,
@@ -86,6 +87,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         page_size=4096,
         thumb=True,
         pc_advance=0,
+        tlb=TlbLayout(modes=12, word=4),
         code_watch=CodeWatchCalls(
             invalidate_fast=0x4E2860,
             invalidate_fast_slot=0x14C86A8,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
 
 LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     (UNICORN_2_1_4_X86_64, "m68k"): IsaLayout(
@@ -11,6 +11,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="m68k",
         constants="m68k",
         pc_advance=0,
+        tlb=TlbLayout(modes=2, word=4),
         code_watch=CodeWatchCalls(
             invalidate_fast=0x712A00,
             invalidate_fast_slot=0x14BDBA0,

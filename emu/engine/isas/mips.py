@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, CodeWatchCalls, IsaLayout, Probe, TlbCalls, TranslatorLoop
+from emu.engine.layout import (
+    UNICORN_2_1_4_X86_64,
+    AbortCall,
+    CodeWatchCalls,
+    IsaLayout,
+    Probe,
+    TlbCalls,
+    TlbLayout,
+    TranslatorLoop,
+)
 
 BIG_ENDIAN = 1 << 30  # UC_MODE_BIG_ENDIAN
 
@@ -158,6 +167,7 @@ def _layout(isa: str) -> IsaLayout:
         suffix=isa,
         constants="mips",
         pc_advance=None,
+        tlb=TlbLayout(modes=4, word=8 if isa.startswith("mips64") else 4),
         code_watch=_WATCH[isa],
         env_in_cpu=36112 if wide else 36080,
         env_size=16120 if wide else 11328,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, CodeWatchCalls, IsaLayout, Probe, TlbLayout
 
 _SPRS32 = (
     *(18, 19, 22, 25, 26, 27, 256, 268, 269, *range(272, 276), 282, 284, 285, 935, 944, 951, *range(952, 959)),
@@ -133,6 +133,7 @@ LAYOUTS = {
         constants="ppc",
         pc_advance=4,
         wait_spins=True,
+        tlb=TlbLayout(modes=10, word=4),
         code_watch=CodeWatchCalls(
             invalidate_fast=0xCBEA30, invalidate_fast_slot=0x14BC930, rearm=0xCA2100, rearm_slot=0x14C4708
         ),
@@ -149,6 +150,7 @@ LAYOUTS = {
         constants="ppc",
         pc_advance=4,
         wait_spins=True,
+        tlb=TlbLayout(modes=10, word=8),
         code_watch=CodeWatchCalls(
             invalidate_fast=0xDD0E50, invalidate_fast_slot=0x14C8CD8, rearm=0xDB3EF0, rearm_slot=0x14C83D8
         ),

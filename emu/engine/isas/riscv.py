@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, Field, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, Field, IsaLayout, Probe, TlbLayout
 
 EXCEPTIONS = {  # privileged spec, table 3.6; QEMU's numbers are those of the causes
     0: "instruction address misaligned",
@@ -43,6 +43,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="riscv32",
         constants="riscv",
         pc_advance=4,
+        tlb=TlbLayout(modes=4, word=4),
         code_watch=CodeWatchCalls(
             invalidate_fast=0xEE1F90,
             invalidate_fast_slot=0x14C7150,
@@ -74,6 +75,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="riscv64",
         constants="riscv",
         pc_advance=4,
+        tlb=TlbLayout(modes=4, word=8),
         code_watch=CodeWatchCalls(
             invalidate_fast=0xF5C1E0,
             invalidate_fast_slot=0x14BE498,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
 
 LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     (UNICORN_2_1_4_X86_64, "s390x"): IsaLayout(
@@ -12,6 +12,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="s390x",
         constants="s390x",
         pc_advance=0,
+        tlb=TlbLayout(modes=4, word=8),
         code_watch=CodeWatchCalls(
             invalidate_fast=0xFD8710,
             invalidate_fast_slot=0x14C8268,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
 
 WINDOWS = 32  # that the library has room for
 OUTS = 8  # registers behind the last window that stand for those of the first
@@ -15,6 +15,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="sparc",
         constants="sparc",
         pc_advance=None,
+        tlb=TlbLayout(modes=3, word=4),
         code_watch=CodeWatchCalls(
             invalidate_fast=0xBC3BA0,
             invalidate_fast_slot=0x14C6B28,
@@ -53,6 +54,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="sparc64",
         constants="sparc",
         pc_advance=None,
+        tlb=TlbLayout(modes=6, word=8, page_bits=13),
         code_watch=CodeWatchCalls(
             invalidate_fast=0xC3CC20,
             invalidate_fast_slot=0x14CAD40,

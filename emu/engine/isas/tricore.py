@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, ContextSave, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, ContextSave, IsaLayout, Probe, TlbLayout
 
 CSFRS = ("pc", "syscon", "cpu_id", "core_id", "biv", "btv", "isp", "icr", "fcx", "lcx", "compat")
 
@@ -15,6 +15,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         pc_advance=0,
         enters_traps=True,
         map_unit=16384,
+        tlb=TlbLayout(modes=3, word=4, page_bits=14),
         code_watch=CodeWatchCalls(
             invalidate_fast=0x1085180,
             invalidate_fast_slot=0x14C1670,

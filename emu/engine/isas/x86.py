@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
 
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr", "gdt", "idt")  # in the order they lie in
 SEGMENT_SIZE = 24  # SegmentCache: selector u32, base u64, limit u32, flags u32
@@ -64,6 +64,7 @@ def _layout(mode: int, model: int) -> IsaLayout:
         suffix="x86_64",
         constants="x86",
         pc_advance=0,
+        tlb=TlbLayout(modes=3, word=8),
         code_watch=CodeWatchCalls(
             invalidate_fast=0x430760,
             invalidate_fast_slot=0x14C4020,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from devices.p9 import wire
 from devices.p9.beneath import Resolve
@@ -253,3 +256,10 @@ class Client:
 
     def getlock(self, fid: int, kind: int) -> int:
         return self.ask(Type.GETLOCK, fields("IBQQI", fid, kind, 0, 0, 1) + wire.string(b"guest")).u8()
+
+
+def refused(code: int, action: Callable[[], object]) -> None:
+    """Assert that the server answers with this errno."""
+    with pytest.raises(OSError, match="the server told") as caught:
+        action()
+    assert caught.value.errno == code, errno.errorcode.get(caught.value.errno or 0)

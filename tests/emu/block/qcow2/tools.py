@@ -7,12 +7,15 @@ import os
 import random
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from emu.block.image import Image, open_image
+from emu.errors import ImageError, ImageErrorKind
 
 SEED = int(os.environ.get("EMU_TEST_SEED", "20260101"))
 KIB = 1 << 10
@@ -49,6 +52,18 @@ def read(image: Image, offset: int, length: int) -> bytes:
     data = bytearray(length)
     image.readv(offset, [data])
     return bytes(data)
+
+
+@contextmanager
+def refused(kind: ImageErrorKind, match: str | None = None) -> Iterator[None]:
+    with pytest.raises(ImageError, match=match) as caught:
+        yield
+    assert caught.value.kind is kind
+
+
+def state(path: Path) -> tuple[bytes, int, list[str]]:
+    """All that a write to the file would change."""
+    return path.read_bytes(), path.stat().st_mtime_ns, os.listxattr(path)
 
 
 @dataclass(frozen=True)

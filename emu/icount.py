@@ -54,16 +54,13 @@ class InstructionTime:
         self._passed += ns
 
     def run_slice(self, cpu: Cpu, engine: CountingEngine, ns: int) -> None:
-        """Run instructions for `ns`, rounded up to whole ones, or as many as the guest comes to.
-
-        A slice without any passes for one: time goes on for a guest that an interrupt wakes only to wait again, too.
-        """
+        """Run instructions for `ns`, rounded up to whole ones, or as many as the guest comes to."""
         engine.budget = -(-ns // NS_PER_INSTRUCTION)
         self._engine = engine
         try:
             cpu.run()
         finally:
-            self._passed += max(engine.executed, 1) * NS_PER_INSTRUCTION
+            self._passed = self.now()
             self._engine = None
 
 

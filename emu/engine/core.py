@@ -21,7 +21,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from emu.engine.abort import ABORTED
-from emu.engine.counting import NO_LIMIT, InstructionCounter
+from emu.engine.counting import NO_LIMIT, Gate, InstructionCounter
 from emu.engine.guard import Guard
 from emu.engine.handle import Handle, MmioRead, MmioWrite
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
@@ -144,7 +144,7 @@ class Engine(Handle):
                 self._invalid_error.value = 0  # a TLB miss on MIPS claims to be one too
                 question.restore_pc()
                 handler(number)
-                if self._counted and self.counter.exception():
+                if self.counted and self.counter.exception():
                     self._cpu_exit(self.cpu)
             except BaseException as exc:
                 self.fail(exc)
@@ -157,11 +157,14 @@ class Engine(Handle):
         answer = stop_or(function, self._core.uc_stop_request)
         ctypes.c_void_p.from_address(self._uc + self._core.uc_stop_interrupt).value = answer
 
-    def on_interrupt(self, handler: Callable[[], bool]) -> None:
+    def on_interrupt(self, handler: Callable[[], bool], gate: Gate | None = None) -> None:
         """Ask `handler` at block heads while the interrupt line is up; it enters the guest's own handler, or answers False.
 
-        For an ISA whose interrupts the library does not take by itself. Set once.
+        For an ISA whose interrupts the library does not take by itself. A counted slice ends where `gate` opens: just when
+        `handler` would not answer False any more. Set once.
         """
+        if gate is not None:
+            self.counter.look_at(gate)
 
         def exec_interrupt(_cpu: int, request: int) -> bool:
             try:
@@ -196,7 +199,7 @@ class Engine(Handle):
 
         def on_store(_uc: int, _kind: int, address: int, _size: int, _value: int, _data: int) -> bool:
             self._store_trap.catch(address)
-            if self._counted:
+            if self.counted:
                 self.counter.end()
             return False
 
@@ -235,6 +238,11 @@ class Engine(Handle):
     # Running
 
     @property
+    def counted(self) -> bool:
+        """Whether instructions are counted, in the running slice or the last one."""
+        return self._count_hook is not None
+
+    @property
     def budget(self) -> int:
         """Instructions that a slice executes at most; 0: no limit. To be set before each counted slice, which then begins."""
         return self._budget
@@ -251,7 +259,7 @@ class Engine(Handle):
         """
         if count is not None:
             self.budget = count
-        if (self._budget > 0) != self._counted:
+        if (self._budget > 0) != self.counted:
             self._switch_counting()
         if self._held_requests:
             self._requests.value |= self._held_requests
@@ -274,17 +282,14 @@ class Engine(Handle):
 
     @property
     def executed(self) -> int:
-        """Instructions of the last counted slice; in a callback, those of the running one up to and with the current.
-
-        An exception that comes before the first instruction of its handler counts for one.
-        """
+        """Instructions of the last counted slice; in a callback, those of the running one up to and with the current."""
         return self.counter.done
 
     def stop(self) -> None:
         """Ask the slice to end, from any thread. One just about to start misses it: repeat until the vCPU thread answers."""
         if not self._uc:
             return  # closed: a thread that repeats its stop may come late
-        if self._counted:
+        if self.counted:
             self.counter.end()
         else:
             self._cpu_exit(self.cpu)
@@ -300,7 +305,7 @@ class Engine(Handle):
         before the next instruction instead and the request is served when the next one starts: where chains end depends on
         what was translated before, which must not show in a deterministic run.
         """
-        if self._counted:
+        if self.counted:
             self._held_requests |= self._requests.value
             self._requests.value = 0
             self.counter.end()
@@ -310,6 +315,7 @@ class Engine(Handle):
     def set_interrupt(self, level: bool) -> None:
         """Drive the CPU's interrupt line, for ISAs that have just one; the guest's own mask decides. Allowed in callbacks."""
         self.set_request(CPU_INTERRUPT_HARD, level)
+        self.counter.set_pending(level)
         if level:
             self.kick()
 
@@ -347,10 +353,6 @@ class Engine(Handle):
                 self._tb_invalidate(self._uc, offset, offset + size)
                 return
         raise ValueError(f"{size:#x} bytes at {start:#x} are not inside one block of RAM")
-
-    @property
-    def _counted(self) -> bool:
-        return self._count_hook is not None
 
     def _switch_counting(self) -> None:
         """Change between code that calls the counter and code that does not."""

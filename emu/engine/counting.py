@@ -6,6 +6,9 @@ or not at all. So the count is kept by a few instructions of ours, which transla
 of the guest. They leave the slice as an exception of that instruction would: QEMU then makes the CPU's state whole, by a table
 of what it knew when it translated.
 
+Where an instruction that lets interrupts through ends no block, the same code looks in front of each instruction whether an
+interrupt that is pending is held back no longer, and ends the slice: when else it would be seen depends on where slices end.
+
 An exception between two instructions counts for one: a guest whose handler cannot be fetched executes nothing any more, and its
 slice must end all the same.
 """
@@ -13,6 +16,7 @@ slice must end all the same.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
 
 from emu.engine.execute import leave_with_executed
@@ -33,6 +37,14 @@ COUNT = bytes.fromhex(
     "488b3424"  # mov rsi, [rsp]            where in the translated code
     "ff6118"  # jmp [rcx + 24]
 )
+LOOK = bytes.fromhex(
+    "83792800 7419"  # cmp dword [rcx + 40], 0; je count     nothing is pending
+    "488b4130 8b00"  # mov rax, [rcx + 48]; mov eax, [rax]
+    "854138 740e"  # test [rcx + 56], eax; je count        interrupts are off
+    "488b4140 8b00"  # mov rax, [rcx + 64]; mov eax, [rax]
+    "23413c"  # and eax, [rcx + 60]
+    "3b4148 720d"  # cmp eax, [rcx + 72]; jb end             the priority is low enough
+)  # count: what is above
 # What `exception` does, for exceptions that never get to Python; jb then means that the slice goes on.
 COUNT_EXCEPTION = bytes.fromhex(
     "48b8 0000000000000000"  # movabs rax, &cells
@@ -46,10 +58,19 @@ COUNT_EXCEPTION = bytes.fromhex(
 
 
 @cache
-def _hook(exception_index: int) -> int:
+def _hook(exception_index: int, *, looks: bool) -> int:
     code = bytearray(COUNT)
     code[EXCEPTION_INDEX] = exception_index.to_bytes(4, "little")
-    return executable(bytes(code))
+    return executable(LOOK * looks + bytes(code))
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What lets interrupts through: a bit of one 32-bit field of env, and that a part of another is below a limit."""
+
+    enable: tuple[str, int]  # field and mask
+    priority: tuple[str, int]
+    below: int
 
 
 class _Cells(ctypes.Structure):
@@ -59,6 +80,12 @@ class _Cells(ctypes.Structure):
         ("cpu", ctypes.c_uint64),
         ("leave", ctypes.c_uint64),
         ("at_exception", ctypes.c_uint64),  # what `done` was at the last one
+        ("pending", ctypes.c_uint64),
+        ("enable", ctypes.c_uint64),
+        ("enable_mask", ctypes.c_uint32),
+        ("priority_mask", ctypes.c_uint32),
+        ("priority", ctypes.c_uint64),
+        ("below", ctypes.c_uint32),
     ]
 
 
@@ -70,8 +97,21 @@ class InstructionCounter:
         if layout.executed_field is not None:
             leave = leave_with_executed(layout.suffix, layout.env_in_cpu + layout.env[layout.executed_field][0], leave)
         self._cells = _Cells(cpu=handle.cpu, leave=leave)
-        self.hook = _hook(core.cpu_exception_index)  # address of a UC_HOOK_CODE callback
+        self._core, self._handle = core, handle
+        self.hook = _hook(core.cpu_exception_index, looks=False)  # address of a UC_HOOK_CODE callback
         self.data = ctypes.addressof(self._cells)  # what it is to be called with
+
+    def look_at(self, gate: Gate) -> None:
+        """End slices where an interrupt that is `pending` gets through `gate`. Before the first slice."""
+        address, env = self._handle.env, self._handle.layout.env
+        self._cells.enable = address + env[gate.enable[0]][0]
+        self._cells.priority = address + env[gate.priority[0]][0]
+        self._cells.enable_mask, self._cells.priority_mask, self._cells.below = gate.enable[1], gate.priority[1], gate.below
+        self.hook = _hook(self._core.cpu_exception_index, looks=True)
+
+    def set_pending(self, level: bool) -> None:
+        """The level of the interrupt line."""
+        self._cells.pending = level
 
     def begin(self, limit: int) -> None:
         """Start from nothing, to end after `limit` instructions."""

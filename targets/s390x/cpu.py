@@ -109,6 +109,8 @@ class S390xCpu:
             self._take_interrupt()
         if not self._fields["psw_mask"].value & PSW_WAIT:
             self.engine.run()
+        else:  # an interruption to a PSW that waits: time goes on, if it is counted, for it may be taken over and over
+            self.engine.counter.exception()
         self.engine.halted = bool(self._fields["psw_mask"].value & PSW_WAIT)
 
     def stop(self) -> None:

@@ -22,6 +22,8 @@ from targets.ppc.cpu import PpcCpu
 from targets.riscv.cpu import RiscvCpu
 from targets.s390x.cpu import PSW_64_BIT, S390xCpu
 from targets.sparc.cpu import SparcCpu
+from targets.sparc.cpu64 import Sparc64Cpu
+from targets.tricore.cpu import TriCoreCpu
 from targets.x86.cpu import X86Cpu
 from targets.x86.state import DescriptorState
 from tests.devices.fakes import FakeClock
@@ -80,6 +82,12 @@ X86_STATE: dict[str, object] = {
     "regs": [0] * 4 + [DATA + 0x400] + [0] * 11,
 }
 
+# mov 3, g1; 1: call 5f; slot; subcc; bne,a 1b; slot; be 3f; slot; nop; 3: ba,a 4f; -; 4: addx; ba 4b; slot
+# 5: cmp; be 6f; slot; inc; 6: retl; slot
+SPARC_CODE = """82102003 4000000d 8400a001 82a06001 32bffffd 8600e001 02800003 88012001 01000000 308000028a016001 8a414005
+    10bfffff 01000000 80a06002 02800003 90022001 92026001 81c3e008 9402a001"""
+SPARC_STATE: dict[str, object] = {"pc": RAM, "npc": RAM + 4}
+
 PROGRAMS: dict[str, Program] = {
     # mov r0, #3; 1: ldrex; add; strex; cmp; addeq; stmdb sp!; ldmia sp!; subs; adcs; bne 1b; b .
     "arm": Program(
@@ -118,13 +126,13 @@ PROGRAMS: dict[str, Program] = {
         S390xCpu,
         {"psw_mask": PSW_64_BIT, "psw_address": RAM, "r": [0] * 10 + [DATA] + [0] * 5},
     ),
-    # mov 3, g1; 1: call 5f; slot; subcc; bne,a 1b; slot; be 3f; slot; nop; 3: ba,a 4f; -; 4: addx; ba 4b; slot
-    # 5: cmp; be 6f; slot; inc; 6: retl; slot
-    "sparc": Program(
-        """82102003 4000000d 8400a001 82a06001 32bffffd 8600e001 02800003 88012001 01000000 308000028a016001 8a414005
-        10bfffff 01000000 80a06002 02800003 90022001 92026001 81c3e008 9402a001""",
-        SparcCpu,
-        {"pc": RAM, "npc": RAM + 4},
+    "sparc": Program(SPARC_CODE, SparcCpu, SPARC_STATE),
+    "sparc64": Program(SPARC_CODE, timed(Sparc64Cpu), SPARC_STATE),
+    # mov d3, -1; 1: addi d11, d11, 1; xor d15, d15, d14; sh d14, d14, 2; lt.u d7, d15, d6; jne d11, d12, 1b; j .
+    "tricore": Program(
+        "3bf0ff3f 1b1b00b0 0fefc0f0 8f2e00e0 0b6f3071 5fcbf8ff 1d000000",
+        timed(TriCoreCpu),
+        {"pc": RAM, "d": [0] * 12 + [9, 0, 0x1234_5678, 5]},
     ),
 }
 

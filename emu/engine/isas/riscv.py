@@ -58,6 +58,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "pc": (384, 4),
             "load_res": (388, 4),
             "load_val": (392, 4),
+            "time": (928, 8),  # the function that the CSR asks
             "badaddr": (400, 4),
             "priv": (424, 4),
             "mip": (444, 4),
@@ -89,6 +90,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "pc": (512, 8),
             "load_res": (520, 8),
             "load_val": (528, 8),
+            "time": (1528, 8),
             "badaddr": (544, 8),
             "priv_ver": (560, 8),
             "misa": (568, 8),

@@ -21,6 +21,10 @@ SECURITY = {
     "mapped": "owners, modes, device nodes and links of the guest are kept in extended attributes (QEMU's mapped-xattr)",
     "none": "files are the host's own as far as the user may make them; device nodes are refused",
 }
+ON_MISMATCH = {
+    "abort": "a guest that has files open which are not the same here is refused, and runs on where it was",
+    "stale": "the guest comes, and what it asks of these files is answered with ESTALE",
+}
 TAG_MAX = 31  # bytes of a share's tag, as in QEMU
 LOG_CHANNELS = {  # QEMU's -d
     "in_asm": "each block of guest code, disassembled, when it is first executed",
@@ -49,6 +53,8 @@ class ShareConfig:
     tag: str  # what the guest mounts it by
     readonly: bool = False
     security: str = "none"  # a key of SECURITY
+    migratable: bool = False  # the guest may be saved and moved with the share mounted
+    on_mismatch: str = "abort"  # a key of ON_MISMATCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

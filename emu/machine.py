@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Never, TypeVar, cast
 
 from emu.block.copy import DiskCopy
 from emu.block.image import Image, open_image
@@ -30,7 +30,7 @@ from migration.manager import Migrations
 from migration.protocols import DirtyLog, Pause, RamBlock, Savable, StepHook, no_hook
 from migration.snapshot import SaveReport, SnapshotStore, load_snapshot, save_snapshot
 from migration.status import Status
-from migration.vmstate import Wire
+from migration.vmstate import State, Wire
 
 T = TypeVar("T")
 BuildBoard = Callable[[Wiring], Board]
@@ -267,7 +267,12 @@ class Machine:
     def configuration(self) -> Mapping[str, Wire]:
         """What must be equal on both sides."""
         shares: dict[str, Wire] = {
-            share.tag: {"readonly": share.readonly, "security": share.security} for share in self.config.shares
+            share.tag: {
+                "readonly": share.readonly,
+                "security": share.security,
+                **({"migratable": True} if share.migratable else {}),
+            }
+            for share in self.config.shares
         }
         return {
             "target": self.config.target,
@@ -307,6 +312,15 @@ class Machine:
     def disk_copies(self) -> Sequence[DiskCopy]:
         """The disks whose content a snapshot keeps."""
         return [DiskCopy(drive.id, image) for drive, image in self.drives if not drive.readonly and drive.savevm == "copy"]
+
+    @contextlib.contextmanager
+    def prepared(self, states: Sequence[tuple[Savable, State]]) -> Iterator[None]:
+        """Hold what of the host these states need."""
+        by_name = {savable.name: state for savable, state in states}
+        with contextlib.ExitStack() as stack:
+            for device in self.board.devices:
+                stack.enter_context(device.prepared(cast(Never, by_name[device.name])))  # parsed as the class it declares
+            yield
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the vCPU thread between slices."""

@@ -102,7 +102,8 @@ class Incoming:
             plan.commit()
             self._guest.loaded()
 
-        self._guest.call(commit)
+        with self._guest.prepared(plan.states):
+            self._guest.call(commit)
         self._hook(Step.STATE_COMMITTED)
         self._status.go(Status.DEVICE)
         self._guest.disks.activate()

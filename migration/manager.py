@@ -14,8 +14,6 @@ from migration.source import Outgoing, Progress
 from migration.status import Status, StatusMachine
 from migration.vmstate import Wire
 
-Listening = Callable[[str], None]
-
 
 class Migrations:
     """What the `migrate` family of commands acts on. Thread-safe."""

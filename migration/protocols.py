@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Never, Protocol, TypeVar
 
@@ -135,6 +136,9 @@ class Guest(Protocol):
 
     def disk_copies(self) -> Sequence[DiskCopy]:
         """The disks whose content a snapshot keeps, in order."""
+
+    def prepared(self, states: Sequence[tuple[Savable, State]]) -> AbstractContextManager[None]:
+        """Hold what of the host these states need, for them to be loaded inside; EmuError when it cannot be had."""
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the vCPU thread between slices and return what it returns."""

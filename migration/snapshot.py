@@ -134,14 +134,15 @@ def load_snapshot(guest: Guest, path: Path) -> None:
         state = receive(reader, channel, guest.ram_blocks(), disks=guest.disk_copies(), ram_now=False)
         plan = plan_load(guest.savables(), state.sections)
         ran = guest.hold(Pause.RESTORE_VM)
+
+        def commit() -> None:
+            state.map_ram()
+            plan.commit()
+            guest.loaded()
+
         try:
-            state.load_disks()
-
-            def commit() -> None:
-                state.map_ram()
-                plan.commit()
-                guest.loaded()
-
-            guest.call(commit)
+            with guest.prepared(plan.states):
+                state.load_disks()
+                guest.call(commit)
         finally:
             guest.release(run=ran)

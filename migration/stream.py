@@ -72,7 +72,7 @@ class Kind(IntEnum):
 PAGES_PER_FRAME = 1024  # 4 MiB: long enough to let the GIL go, short enough to be cancelled and paced
 MAX_MAP = 64 << 10  # bytes of msgpack in a RAM frame: two page lists of 4 bytes a page, and names
 MAX_RAM = PAGES_PER_FRAME * 4096 + MAX_MAP
-MAX_SECTION = 4 << 20  # the largest device state is tens of KiB
+MAX_SECTION = 16 << 20  # a 9p session with all the fids that it may have takes 12 MiB, other devices tens of KiB
 MAX_SMALL = 64 << 10  # an error text, an empty map
 
 _LIMITS: dict[Kind, int] = {

@@ -140,16 +140,19 @@ class BaseBoard:
         wiring, reason = self._wiring, MOUNTED.format(share.path, share.tag)
         files = HostFs(share.path, readonly=share.readonly, mapped=share.security == "mapped")
         fids = Fids(open_max=OPEN_MAX // len(wiring.config.shares))
-        session = Session(files, lambda: wiring.blockers.add(reason), fids=fids)
+        session = Session(files, None if share.migratable else lambda: wiring.blockers.add(reason), fids=fids)
         self._sessions.append(session)
-        return VirtioP9(
+        device = VirtioP9(
             f"virtio-9p:{share.tag}",
             self.memory,
             Server(session),
             tag=share.tag,
             executor=self._workers,
             post=wiring.post,
+            keep_stale=share.on_mismatch == "stale",
         )
+        wiring.blockers.ask(device.obstacles)
+        return device
 
     def attach_virtio_mmio(self, base: int, size: int, lines: Sequence[IrqLine]) -> None:
         """Give the board a virtio-mmio slot of `size` bytes for each of `lines`, the first of them filled."""

@@ -21,6 +21,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from emu.engine.abort import ABORTED
+from emu.engine.assertions import RUNNING
 from emu.engine.counting import NO_LIMIT, Gate, InstructionCounter
 from emu.engine.guard import Guard
 from emu.engine.handle import Handle, MmioRead, MmioWrite
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from _ctypes import CFuncPtr
 
 UC_HOOK_INTR = 1
-UC_HOOK_CODE = 4
 UC_HOOK_BLOCK = 8
 UC_HOOK_MEM_WRITE_UNMAPPED = 32
 UC_PROT_ALL = 7
@@ -67,7 +67,6 @@ class Engine(Handle):
         self._exception_handler: Callable[[int], None] | None = None
         self._trap_trace: TrapTrace | None = None
         self._unmapped_handler: Callable[[Access, int], int] | None = None
-        self._count_hook: int | None = None  # there while slices are counted
         self._held_requests = 0  # interrupt requests raised within a counted slice, for the next one
 
         core = self._core
@@ -240,7 +239,7 @@ class Engine(Handle):
     @property
     def counted(self) -> bool:
         """Whether instructions are counted, in the running slice or the last one."""
-        return self._count_hook is not None
+        return self.counter.on
 
     @property
     def budget(self) -> int:
@@ -260,13 +259,15 @@ class Engine(Handle):
         if count is not None:
             self.budget = count
         if (self._budget > 0) != self.counted:
-            self._switch_counting()
+            self.counter.switch()
         if self._held_requests:
             self._requests.value |= self._held_requests
             self._held_requests = 0
         self._question.slice_begins()
         start = self._pc.value | (self._thumb.value if self._thumb else 0)
+        RUNNING.cpu = self.cpu
         error = self._emu_start(self._uc, start, 0, 0, 0)
+        RUNNING.cpu = 0
         address = self._invalid_address.value
         if self._store_trap.address is not None:
             address = self._store_trap.address
@@ -353,15 +354,6 @@ class Engine(Handle):
                 self._tb_invalidate(self._uc, offset, offset + size)
                 return
         raise ValueError(f"{size:#x} bytes at {start:#x} are not inside one block of RAM")
-
-    def _switch_counting(self) -> None:
-        """Change between code that calls the counter and code that does not."""
-        if self._count_hook is None:
-            self._count_hook = self.add_hook(UC_HOOK_CODE, self.counter.hook, data=self.counter.data)
-        else:
-            self.remove_hook(self._count_hook)
-            self._count_hook = None
-        self.flush_code()
 
     def _fault(self, error: int, address: int) -> None:
         """Give the guest the exception for an access that ended the slice, or say why it cannot go on."""

@@ -24,6 +24,7 @@ from emu.engine.handle import Handle
 from emu.engine.layout import CoreLayout
 from emu.engine.stubs import executable
 
+UC_HOOK_CODE = 4
 NO_LIMIT = (1 << 64) - 1
 EXCEPTION_INDEX = slice(19, 23)
 COUNT = bytes.fromhex(
@@ -98,8 +99,23 @@ class InstructionCounter:
             leave = leave_with_executed(layout.suffix, layout.env_in_cpu + layout.env[layout.executed_field][0], leave)
         self._cells = _Cells(cpu=handle.cpu, leave=leave)
         self._core, self._handle = core, handle
-        self.hook = _hook(core.cpu_exception_index, looks=False)  # address of a UC_HOOK_CODE callback
-        self.data = ctypes.addressof(self._cells)  # what it is to be called with
+        self._function = _hook(core.cpu_exception_index, looks=False)
+        self._hook: int | None = None
+        self.data = ctypes.addressof(self._cells)  # for COUNT_EXCEPTION
+
+    @property
+    def on(self) -> bool:
+        """Whether translated code calls the counter."""
+        return self._hook is not None
+
+    def switch(self) -> None:
+        """Have it call the counter, or no more. Between slices."""
+        if self._hook is None:
+            self._hook = self._handle.add_hook(UC_HOOK_CODE, self._function, data=self.data)
+        else:
+            self._handle.remove_hook(self._hook)
+            self._hook = None
+        self._handle.flush_code()
 
     def look_at(self, gate: Gate) -> None:
         """End slices where an interrupt that is `pending` gets through `gate`. Before the first slice."""
@@ -107,7 +123,7 @@ class InstructionCounter:
         self._cells.enable = address + env[gate.enable[0]][0]
         self._cells.priority = address + env[gate.priority[0]][0]
         self._cells.enable_mask, self._cells.priority_mask, self._cells.below = gate.enable[1], gate.priority[1], gate.below
-        self.hook = _hook(self._core.cpu_exception_index, looks=True)
+        self._function = _hook(self._core.cpu_exception_index, looks=True)
 
     def set_pending(self, level: bool) -> None:
         """The level of the interrupt line."""

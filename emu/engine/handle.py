@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from emu.engine.abort import ABORTED, catch_aborts
+from emu.engine.assertions import catch_assertions
 from emu.engine.codepages import keep_stores_fast
 from emu.engine.codewatch import watch_code
+from emu.engine.conditions import never_on_reserved_conditions
 from emu.engine.contexts import bound_context_saves
 from emu.engine.delayslot import leave_next_pc_alone
 from emu.engine.isas import layout_of
@@ -80,7 +82,12 @@ class Handle:
     def _repair_library(self) -> None:
         """Have the library's functions for this ISA do what a guest relies on; once for all CPUs of the process."""
         watch_code(self.layout.suffix, self.layout.code_watch)
+        if self.layout.conditions is not None:
+            watch = self.layout.code_watch
+            base = address_of(f"tb_invalidate_phys_page_fast_{self.layout.suffix}") - watch.invalidate_fast
+            never_on_reserved_conditions(base + self.layout.conditions)
         if self.layout.abort is not None:
+            catch_assertions(self._core, self.layout.suffix, self.layout.abort)
             abort = catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(self._core))
             if self.layout.context_save is not None:
                 depth, _ = self.layout.env["trap_depth"]

@@ -59,6 +59,8 @@ class CoreLayout:
     # CPUClass, which each CPU has a copy of
     class_tlb_fill: int  # function pointer: brings an address translation into the CPU's cache
     class_exec_interrupt: int  # function pointer: takes an interrupt if the guest lets it
+    # The library file
+    abort_slot: int  # of the global offset table, for libc's abort
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ class IsaLayout:
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
     tlb_calls: TlbCalls | None = None  # where a software-filled TLB needs repair
     context_save: ContextSave | None = None  # with the field `trap_depth`: where a trap could save contexts without end
+    conditions: int | None = None  # where in the library file a table is that needs repair (`conditions`)
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
@@ -190,6 +193,7 @@ CORE: dict[Build, CoreLayout] = {
         cpu_class=33200,
         class_tlb_fill=72,
         class_exec_interrupt=144,
+        abort_slot=0x14BFE80,
     ),
 }
 

@@ -42,7 +42,7 @@ PLAIN = ("prefix", "ckc", "cputm", "todpr")
 
 @dataclass(slots=True, kw_only=True)
 class S390xState(State):
-    """Everything a guest can see of its CPU. Not saved: the TOD clock, which Unicorn takes from the host."""
+    """Everything a guest can see of its CPU. The TOD clock stands still at 0."""
 
     VMSTATE: ClassVar[VMState] = VMState("s390x-cpu", version=2, minimum=1)
     psw_mask: int = u64()  # with the condition code; a CPU that waits has the bit set

@@ -66,7 +66,7 @@ PLAIN = (
     "softint",
     "lsu",
 )
-LISTS = ("trap_stack", "immu", "dmmu", "itlb", "dtlb")
+LISTS = ("trap_stack", "immu", "dmmu", "itlb", "dtlb", "scratch", "ivec")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,6 +104,8 @@ class Sparc64State(State):
     dmmu: list[int] = u64s(16)
     itlb: list[int] = u64s(2 * TLB_ENTRIES)  # pairs of tag and entry
     dtlb: list[int] = u64s(2 * TLB_ENTRIES)
+    scratch: list[int] = u64s(8)  # which this CPU does not have, but the library
+    ivec: list[int] = u64s(4)  # the interrupt vector's status and data
     asleep: bool = flag()  # in SHUTDOWN
 
     def check(self) -> None:
@@ -247,6 +249,8 @@ class Sparc64Cpu:
             dmmu=self._lists["dmmu"].tolist(),
             itlb=self._lists["itlb"].tolist(),
             dtlb=self._lists["dtlb"].tolist(),
+            scratch=self._lists["scratch"].tolist(),
+            ivec=self._lists["ivec"].tolist(),
             pc=self.engine.pc,
             globals=[value for bank in banks for value in bank],
             windows=self._save_windows(),

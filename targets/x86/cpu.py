@@ -30,7 +30,6 @@ ACKNOWLEDGE = 1 << 44  # the page of the acknowledge register
 VECTOR = 0x64  # where the library looks for the vector: vmcb.control.int_vector
 
 INTERRUPT_FLAG = 1 << 9
-INTERRUPT_SHADOW = 1 << 3  # in hflags
 ARITHMETIC_FLAGS = 0x8D5  # OF, SF, ZF, AF, PF, CF
 DIRECTION = 1 << 10
 CC_OP_EFLAGS = 1

@@ -14,6 +14,7 @@ from typing import Self, cast
 
 from benchmarks.serial import ConsoleError, SerialConsole
 from images.linux import LinuxImage
+from migration.protocols import Step
 from tests.live.machines import WAIT, EmuProcess
 
 BOOT = 90  # seconds; thirty times what a boot takes on an idle host
@@ -66,10 +67,12 @@ class RecordingConsole(SerialConsole):
 class LinuxGuest(EmuProcess):
     """`emu run` with Debian's kernel of an architecture; incoming ones are given the options of the one that comes in."""
 
-    def __init__(self, folder: Path, name: str, image: LinuxImage, *options: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, image: LinuxImage, *options: str, fault: tuple[Step, str] | None = None
+    ) -> None:
         files = ("--kernel", str(image.kernel), "--initrd", str(image.initrd))
         target, line = GUESTS[image.arch]
-        super().__init__(folder, name, target, *files, "--append", line, *options)
+        super().__init__(folder, name, target, *files, "--append", line, *options, fault=fault)
 
     @property
     def console(self) -> RecordingConsole:

@@ -16,6 +16,7 @@ import pytest
 
 from emu.errors import EmuError
 from images.linux import LinuxImage, fetch, make_ext4
+from migration.protocols import Step
 from tests.live.linux import GUESTS, GuestClock, HostMemory, LinuxGuest, check_ext4, cpu_seconds, unpack_ext4
 from tests.live.machines import WAIT
 from tests.live.test_journeys import SEED
@@ -81,12 +82,12 @@ def ext4(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(image: LinuxImage, tmp_path: Path) -> Iterator[StartLinux]:
-    """Starts machines with Debian's kernel: start(name, *options)."""
+    """Starts machines with Debian's kernel: start(name, *options, fault=None)."""
     machines: list[LinuxGuest] = []
     base = ("--memory", f"{RAM >> 20}M", "--snapshots", str(tmp_path / "snapshots"))
 
-    def begin(name: str, *options: str) -> LinuxGuest:
-        machines.append(LinuxGuest(tmp_path, name, image, *base, *options))
+    def begin(name: str, *options: str, fault: tuple[Step, str] | None = None) -> LinuxGuest:
+        machines.append(LinuxGuest(tmp_path, name, image, *base, *options, fault=fault))
         return machines[-1]
 
     yield begin

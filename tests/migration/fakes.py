@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.errors import ImageError, ImageErrorKind
+from emu.errors import ImageError, ImageErrorKind, MigrationError
 from migration.protocols import PAGE, DirtyLog, DiskCopy, Pause, RamBlock, Savable
 from migration.vmstate import State, VMState, Wire, u32
 
@@ -133,6 +134,7 @@ class FakeGuest:
     state: str = "running"
     log: FakeLog | None = None
     copies: list[DiskCopy] = field(default_factory=list)
+    unprepared: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
     machine: dict[str, Wire] = field(default_factory=lambda: {"target": "fake", "memory": PAGES * PAGE, "uuid": "1"})
 
@@ -158,6 +160,13 @@ class FakeGuest:
 
     def disk_copies(self) -> Sequence[DiskCopy]:
         return self.copies
+
+    @contextmanager
+    def prepared(self, states: Sequence[tuple[Savable, State]]) -> Iterator[None]:
+        if self.unprepared:
+            raise MigrationError(self.unprepared)
+        assert [savable for savable, _state in states] == self.devices
+        yield
 
     def call(self, function: Callable[[], T]) -> T:
         with self.lock:

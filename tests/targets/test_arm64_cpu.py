@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devices.generic_timer import ENABLE, ISTATUS, NS_PER_TICK, GenericTimer
-from emu.engine.core import Engine
+from devices.generic_timer import ENABLE, ISTATUS, NS_PER_TICK
 from emu.errors import StateError
 from migration.vmstate import dump, parse
 from targets.arm.cpu64 import (
@@ -28,10 +25,8 @@ from targets.arm.cpu64 import (
     Arm64Cpu,
     Arm64State,
 )
-from tests.devices.fakes import FakeClock, Wire
+from tests.targets.armbench import RAM, VECTORS, ArmBench
 
-RAM, SIZE = 0x4000_0000, mmap.PAGESIZE
-VECTORS = RAM + 0x800
 SAME_EL_SYNC, SAME_EL_IRQ = VECTORS + 0x200, VECTORS + 0x280
 NOP, WFI, UDF, SVC, HVC, SMC, BRK = 0xD503201F, 0xD503207F, 0x00000000, 0xD4000001, 0xD4000002, 0xD4000003, 0xD4200000
 NOWHERE = 0x1_0000_0000
@@ -39,28 +34,11 @@ ELR, ESR, FAR, VBAR = (SYSTEM.index(f"{name}_el1") for name in ("elr", "esr", "f
 words = st.integers(0, ALL_BITS)
 
 
-class Bench:
-    """A CPU with a page of RAM and a timer."""
+class Bench(ArmBench[Arm64Cpu]):
+    """A CPU with vectors."""
 
     def __init__(self) -> None:
-        self.engine = Engine("arm64")
-        self.memory = mmap.mmap(-1, SIZE)
-        self.engine.map_ram(RAM, ctypes.addressof(ctypes.c_char.from_buffer(self.memory)), SIZE)
-        self.clock = FakeClock()
-        self.cpu = Arm64Cpu(self.engine)
-        self.wires = Wire(), Wire()
-        self.timer = GenericTimer("timer", self.clock, physical=self.wires[0].irq, virtual=self.wires[1].irq)
-        self.cpu.connect_timer(self.timer)
-
-    def put(self, address: int, *code: int) -> None:
-        for index, word in enumerate(code):
-            start = address - RAM + 4 * index
-            self.memory[start : start + 4] = word.to_bytes(4, "little")
-        self.engine.invalidate_code(address, 4 * len(code))
-
-    def change(self, **fields: object) -> None:
-        """Load the state there is with some fields changed."""
-        self.cpu.load(replace(self.cpu.save(), **fields))  # type: ignore[arg-type]  # values of the fields' types
+        super().__init__("arm64", Arm64Cpu)
 
     def run(self, *code: int, pstate: int = PSTATE_START) -> Arm64State:
         """Run code at RAM, with vectors that sleep, until the CPU sleeps."""
@@ -70,8 +48,7 @@ class Bench:
         system = self.cpu.save().system
         system[VBAR] = VECTORS
         self.change(pc=RAM, pstate=pstate, system=system)
-        while not self.cpu.asleep:
-            self.cpu.run()
+        self.run_until_asleep()
         return self.cpu.save()
 
 

@@ -103,6 +103,8 @@ def states(draw: st.DrawFn) -> Sparc64State:
         dmmu=several(16),
         itlb=[first + n for n in range(128)],
         dtlb=[first - n for n in range(128)] if first > 128 else [0] * 128,
+        scratch=several(8),
+        ivec=several(4),
         asleep=draw(st.booleans()),
     )
 
@@ -336,3 +338,29 @@ def test_an_address_is_translated_without_a_trace_of_it(sparc: Bench[Sparc64Cpu]
     assert sparc.cpu.engine.translate(0x5000_0000) is None
 
     assert differences(sparc.cpu.save(), before) == {}
+
+
+# What ended the process
+
+
+def test_an_assertion_of_the_librarys_that_a_guest_breaks_is_not_the_end_of_the_process(sparc: Bench[Sparc64Cpu]) -> None:
+    change(sparc, globals=g1(BASE))
+    sparc.put(CODE, "c4e84440")  # ldstuba [%g1]0x22,%g2: an address space that is for quadwords
+
+    with pytest.raises(EngineError, match="CPU cannot go on near pc"):
+        sparc.cpu.run()
+
+    change(sparc, pc=CODE + 4, npc=CODE + 8)
+    sparc.put(CODE + 4, SHUTDOWN)
+    sparc.run_until_asleep()
+
+
+@pytest.mark.parametrize("condition", [0, 4])
+def test_a_reserved_condition_never_holds(sparc: Bench[Sparc64Cpu], condition: int) -> None:
+    change(sparc, globals=[0, 0, 7, *[0] * 29])
+    branch, move = 0x00C0_4010 | condition << 25, 0x8578_6005 | condition << 10  # BPr %g1,.+64; MOVr %g1,5,%g2
+    sparc.put(CODE, f"{branch:08x}" + NOP + f"{move:08x}" + SHUTDOWN)
+
+    sparc.run_until_asleep()
+
+    assert (sparc.cpu.engine.pc, sparc.cpu.save().globals[2]) == (CODE + 16, 7)

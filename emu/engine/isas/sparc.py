@@ -99,6 +99,8 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "tick_cmpr": (8048, 8),
             "stick_cmpr": (8056, 8),
             "gsr": (8080, 8),
+            "scratch": (8208, 64),
+            "ivec": (8280, 32),  # status, and three words of data
             "softint": (8312, 4),
         },
         abort=AbortCall(function=0x3C1503, slot=0x14BF600),
@@ -106,6 +108,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         left_unreset=True,
         phys_page="sparc_cpu_get_phys_page_debug",
         map_unit=8192,
+        conditions=0x111AA80,
         reset={"pstate": 0x14, "tl": 0},  # privileged, FPU on; a boot PROM would have left RED_state
     ),
 }

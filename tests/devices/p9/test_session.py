@@ -57,8 +57,13 @@ def test_a_share_cannot_be_mounted_while_the_guest_is_moved(client: Client) -> N
     refused(errno.EBADF, lambda: client.walk())
 
 
-def test_authentication_and_old_messages_are_not_supported(client: Client) -> None:
-    for kind in (102, 112, 114, 124, 126, 6, 7, 255):
+def test_authentication_is_not_needed(client: Client) -> None:
+    body = fields("I", 5) + wire.string(b"root") + wire.string(b"/") + wire.u32(0)
+    refused(errno.ENOENT, lambda: client.ask(Type.AUTH, body))
+
+
+def test_old_messages_are_not_supported(client: Client) -> None:
+    for kind in (112, 114, 124, 126, 6, 7, 255):
         refused(errno.EOPNOTSUPP, lambda kind=kind: client.ask(kind, b""))  # type: ignore[misc]
 
 

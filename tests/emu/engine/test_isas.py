@@ -8,7 +8,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from emu.engine.isas import LAYOUTS, PROBES
-from emu.engine.layout import AbortCall, Build, CodeWatchCalls, ContextSave, IsaLayout, TlbCalls, TranslatorLoop
+from emu.engine.layout import CORE, AbortCall, Build, CodeWatchCalls, ContextSave, IsaLayout, TlbCalls, TranslatorLoop
 from emu.engine.library import library_build, library_path
 from emu.engine.selftest import self_test
 
@@ -45,6 +45,12 @@ def test_the_calls_that_end_the_process_are_where_the_library_file_has_them(layo
     name = f"cpu_abort_{layout.suffix}"
 
     assert layout.abort == AbortCall(function=functions[name], slot=slots[name])
+
+
+def test_the_call_of_abort_is_where_the_library_file_has_it() -> None:
+    _functions, slots = functions_and_slots()
+
+    assert CORE[library_build()].abort_slot == slots["abort"]
 
 
 @pytest.mark.parametrize("layout", [row for row in LAYOUTS.values() if row.translator_loop], ids=lambda layout: layout.suffix)

@@ -41,7 +41,8 @@ def boot(folder: Path, image: LinuxImage, *, restarts: Sequence[int]) -> tuple[s
             console = machine.console
             machine.monitor(f"stop_at {time}")
             machine.qmp("cont")
-            wait_for(lambda: machine.status == "paused", "the guest stops", BOOT)  # noqa: B023 - called at once
+            wait_for(lambda: machine.ended or machine.status == "paused", "the guest stops", BOOT)  # noqa: B023 - called at once
+            assert not machine.ended, machine.errors
             assert machine.monitor("savevm way") == ""
             machine.process.kill()
             text += console.read_to_end()

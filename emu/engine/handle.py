@@ -64,6 +64,7 @@ class Handle:
 
         self.cpu = self._get_cpu(self._uc, self.layout.cpu_index)
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
+        watch_code(self.layout.suffix, self.layout.code_watch, core.uc_cpu)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self.layout.env_in_cpu)
         cpu_class = self._pointer_at(self.cpu + core.cpu_class)
@@ -79,7 +80,6 @@ class Handle:
 
     def _repair_library(self) -> None:
         """Have the library's functions for this ISA do what a guest relies on; once for all CPUs of the process."""
-        watch_code(self.layout.suffix, self.layout.code_watch)
         if self.layout.conditions is not None:
             watch = self.layout.code_watch
             base = address_of(f"tb_invalidate_phys_page_fast_{self.layout.suffix}") - watch.invalidate_fast

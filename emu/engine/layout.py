@@ -70,8 +70,8 @@ class CodeWatchCalls:
 
     invalidate_fast: int  # tb_invalidate_phys_page_fast
     invalidate_fast_slot: int
-    rearm: int  # tlb_reset_dirty_by_vaddr
-    rearm_slot: int
+    protect: int  # tlb_protect_code
+    protect_slot: int
 
 
 @dataclass(frozen=True, slots=True)

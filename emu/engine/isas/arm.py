@@ -24,8 +24,8 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         code_watch=CodeWatchCalls(
             invalidate_fast=0x5B7CD0,
             invalidate_fast_slot=0x14BD608,
-            rearm=0x59BEF0,
-            rearm_slot=0x14C9738,
+            protect=0x59BC50,
+            protect_slot=0x14BFAC8,
         ),
         abort=AbortCall(function=0x3C097E, slot=0x14BD138),
         env_in_cpu=41808,
@@ -91,8 +91,8 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         code_watch=CodeWatchCalls(
             invalidate_fast=0x4E2860,
             invalidate_fast_slot=0x14C86A8,
-            rearm=0x4C6CE0,
-            rearm_slot=0x14C9898,
+            protect=0x4C6A60,
+            protect_slot=0x14C9F00,
         ),
         abort=AbortCall(function=0x3C082B, slot=0x14C6F00),
         env_in_cpu=41712,

@@ -23,7 +23,8 @@ class Guest:
     arch: str = "riscv64"  # Debian's name; the contender knows its machine and command line for it
     memory_mib: int = 256
     disk: Path | None = None
-    snapshots: bool = False  # savevm shall save the disk too; it then has the contender's SNAPSHOT_FORMAT, else it is raw
+    disk_format: str = "raw"
+    snapshots: bool = False  # savevm shall save the disk too
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,8 +57,8 @@ class Contender(Protocol):
     def migrate(self, uri: str, *, bandwidth: int) -> Migration:
         """Move the running guest live, with at most `bandwidth` bytes a second; return when it is there."""
 
-    def savevm(self, tag: str) -> None:
-        """Save RAM, devices and disk as the snapshot `tag`; the guest runs on afterwards."""
+    def savevm(self, tag: str) -> float:
+        """Save RAM, devices and disk as the snapshot `tag`; the guest runs on afterwards. Seconds from STOP to RESUME."""
 
     def loadvm(self, tag: str) -> None:
         """Go back to a snapshot; the guest runs on from there."""
@@ -75,7 +76,7 @@ class Entrant:
 
     name: str
     make: Maker
-    snapshot_format: str  # of a disk that savevm saves: qcow2, or raw
+    snapshot_format: str  # of a disk that savevm saves fastest: qcow2, or raw
 
 
 def cpu_seconds(pid: int) -> float:

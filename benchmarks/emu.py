@@ -44,7 +44,8 @@ def arguments(guest: Guest) -> list[str]:
     command = [target, "--memory", f"{guest.memory_mib}M", "--no-rng"]
     command += ["--kernel", str(guest.kernel), "--initrd", str(guest.initrd), "--append", line]
     if guest.disk is not None:
-        command += ["--drive", f"{guest.disk},id=disk{',savevm=copy' if guest.snapshots else ''}"]
+        copy = ",savevm=copy" if guest.snapshots and guest.disk_format == "raw" else ""
+        command += ["--drive", f"{guest.disk},id=disk,format={guest.disk_format}{copy}"]
     return command
 
 
@@ -87,9 +88,9 @@ class Emu:
         """Move the guest by precopy."""
         return self._qmp.migrate(uri, bandwidth=bandwidth)
 
-    def savevm(self, tag: str) -> None:
-        """Save a snapshot in the folder of this process."""
-        self._qmp.monitor(f"savevm {tag}")
+    def savevm(self, tag: str) -> float:
+        """Save a snapshot in the qcow2 disk, or in the folder of this process."""
+        return self._qmp.savevm(tag)
 
     def loadvm(self, tag: str) -> None:
         """Go back to a snapshot."""

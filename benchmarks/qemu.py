@@ -46,8 +46,7 @@ def command_line(guest: Guest) -> list[str]:
     command = [program.name, *OPTIONS.split(), *program.machine.split(), *MODERN_VIRTIO.split(), "-m", f"{guest.memory_mib}M"]
     command += ["-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", program.line]
     if guest.disk is not None:
-        disk_format = SNAPSHOT_FORMAT if guest.snapshots else "raw"
-        command += ["-drive", f"if=none,id=disk,cache=writeback,format={disk_format},file={guest.disk}"]
+        command += ["-drive", f"if=none,id=disk,cache=writeback,format={guest.disk_format},file={guest.disk}"]
         command += ["-device", "virtio-blk-device,drive=disk"]
     return command
 
@@ -109,9 +108,9 @@ class Qemu:
         """Move the guest by precopy."""
         return self._qmp.migrate(uri, bandwidth=bandwidth)
 
-    def savevm(self, tag: str) -> None:
+    def savevm(self, tag: str) -> float:
         """Save a snapshot in the qcow2 disk."""
-        self._qmp.monitor(f"savevm {tag}")
+        return self._qmp.savevm(tag)
 
     def loadvm(self, tag: str) -> None:
         """Go back to a snapshot."""

@@ -12,7 +12,7 @@ MAX_MEMORY = 1 << 40  # bytes; past any host that this runs on
 PAGE = 4096
 
 SAVEVM = {
-    "refuse": "a writable image keeps no snapshots, so savevm is refused",
+    "inside": "snapshots are kept in the image; a writable raw image cannot, so savevm is refused",
     "copy": "a copy of the whole disk goes into every snapshot, and loadvm puts it back",
 }
 
@@ -42,7 +42,7 @@ class DriveConfig:
     id: str
     readonly: bool = False
     serial: str = ""
-    savevm: str = "refuse"  # a key of SAVEVM
+    savevm: str = "inside"  # a key of SAVEVM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,7 +115,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--uuid", help="the guest's UUID; random unless given, zero with --icount, where it seeds the entropy source"
     )
     machine.add_argument(
-        "--snapshots", metavar="DIR", type=Path, default=Path("snapshots"), help="where savevm and loadvm look"
+        "--snapshots",
+        metavar="DIR",
+        type=Path,
+        default=Path("snapshots"),
+        help="where savevm and loadvm look unless a writable qcow2 drive has them inside",
     )
 
     control = parser.add_argument_group("console and control")
@@ -173,7 +177,7 @@ def parse_drive(text: str, index: int) -> DriveConfig:
     path, *options = _split_commas(text)
     if not path:
         raise ConfigError(f"--drive {text!r:.80} names no file")
-    values = {"format": "", "id": f"drive{index}", "serial": "", "savevm": "refuse"}
+    values = {"format": "", "id": f"drive{index}", "serial": "", "savevm": "inside"}
     readonly = False
     for option in options:
         key, equals, value = option.partition("=")

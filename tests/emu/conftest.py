@@ -1,7 +1,8 @@
-"""Machines whose guests are a few instructions."""
+"""Machines whose guests are a few instructions, and what several of the tests need."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def build(tmp_path: Path) -> Iterator[Build]:
     yield begin
     for machine in machines:
         machine.close()
+
+
+@pytest.fixture
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power does not fail here, and a disk that is to survive that would take most of the time."""
+    monkeypatch.setattr(os, "fdatasync", lambda _fd: None)
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)
 
 
 @pytest.fixture

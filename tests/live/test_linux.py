@@ -20,6 +20,7 @@ from benchmarks.emu import GUESTS
 from emu.errors import EmuError
 from images.linux import LinuxImage, fetch, make_ext4
 from migration.protocols import Step
+from tests.emu.block.qcow2.tools import CLEAN, check, needs_qemu_img, qemu_img
 from tests.live.linux import GuestClock, HostMemory, LinuxGuest, check_ext4, unpack_ext4
 from tests.live.machines import WAIT
 from tests.live.test_journeys import SEED
@@ -170,6 +171,11 @@ def begin_work(guest: LinuxGuest, tasks: Mapping[str, Task] = SUMS) -> None:
 
 def finish_work(guest: LinuxGuest, disk: Path, folder: Path, tasks: Mapping[str, Task] = SUMS) -> None:
     """End the work, account for all of it, and switch the guest off. The disk's files are left in `folder`."""
+    assert_everything_synced_is_there(disk, folder, end_work(guest, tasks))
+
+
+def end_work(guest: LinuxGuest, tasks: Mapping[str, Task] = SUMS) -> int:
+    """End the work, look at its sums, and switch the guest off; how many files the writer had on its disk."""
     guest.run("touch /tmp/stop; wait", LONG)
     for name, task in tasks.items():
         rounds, answer = guest.run(f"sort /tmp/{name}.sums | uniq -c").split(maxsplit=1)  # two answers would not be equal
@@ -178,7 +184,7 @@ def finish_work(guest: LinuxGuest, disk: Path, folder: Path, tasks: Mapping[str,
     synced = int(guest.run("cat /tmp/synced"))
     guest.run("umount /mnt")
     assert guest.power_off() == 0
-    assert_everything_synced_is_there(disk, folder, synced)
+    return synced
 
 
 def assert_everything_synced_is_there(disk: Path, folder: Path, synced: int) -> None:
@@ -265,6 +271,28 @@ def test_a_writable_disk_goes_back_with_its_guest(start: StartLinux, ext4: Path,
         guest = start(again, *drive, "--loadvm", "middle")
         guest.run("sleep 1")
         finish_work(guest, ext4, tmp_path / f"{again}.files")
+
+
+@needs_qemu_img
+def test_a_disk_that_has_its_snapshots_inside_goes_back_with_its_guest(start: StartLinux, ext4: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.qcow2"
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", ext4, disk)
+    drive = ("--drive", str(disk))
+    first = start("first", *drive).boot()
+    begin_work(first)
+    for tag in ("early", "middle", "middle"):
+        assert first.monitor(f"savevm {tag}") == ""  # while the writer goes on
+        first.run("sleep 1")
+    assert first.monitor("delvm early") == ""
+    first.close()
+
+    for again in ("second", "third"):
+        guest = start(again, *drive, "--loadvm", "middle")
+        guest.run("sleep 1")
+        synced = end_work(guest)
+        assert check(disk) == CLEAN
+        qemu_img("convert", "-f", "qcow2", "-O", "raw", disk, ext4)
+        assert_everything_synced_is_there(ext4, tmp_path / f"{again}.files", synced)
 
 
 def test_loadvm_takes_a_running_guest_back(start: StartLinux) -> None:

@@ -11,8 +11,8 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.errors import ImageError, ImageErrorKind, MigrationError
-from migration.protocols import PAGE, DirtyLog, DiskCopy, Pause, RamBlock, Savable
+from emu.errors import EmuError, ImageError, ImageErrorKind, MigrationError
+from migration.protocols import PAGE, DirtyLog, DiskCopy, Pause, RamBlock, RamCopy, Savable
 from migration.vmstate import State, VMState, Wire, u32
 
 T = TypeVar("T")
@@ -59,6 +59,22 @@ class FakeRam:
 
     def map_file(self, fd: int, offset: int) -> None:
         self.words[:] = np.fromfile(f"/proc/self/fd/{fd}", np.uint64, self.size // 8, offset=offset).reshape(self.words.shape)
+
+
+class FakeRamCopy:
+    def __init__(self, ram: FakeRam, *, fails: bool) -> None:
+        self._words = ram.words.copy()
+        self._fails = fails
+        self.open = True
+
+    def read(self, name: str, first: int, view: memoryview) -> None:
+        assert (self.open, name) == (True, "ram")
+        if self._fails:
+            raise EmuError("the copy is gone")
+        view[:] = self._words[first : first + len(view) // PAGE].tobytes()
+
+    def close(self) -> None:
+        self.open = False
 
 
 class FakeLog:
@@ -133,6 +149,8 @@ class FakeGuest:
     reasons: list[str] = field(default_factory=list)
     state: str = "running"
     log: FakeLog | None = None
+    copy: FakeRamCopy | None = None
+    copy_fails: bool = False
     copies: list[DiskCopy] = field(default_factory=list)
     unprepared: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -151,6 +169,11 @@ class FakeGuest:
         assert block is self.ram
         self.log = FakeLog(self.ram)
         return self.log
+
+    def copy_ram(self) -> RamCopy:
+        assert not self.running
+        self.copy = FakeRamCopy(self.ram, fails=self.copy_fails)
+        return self.copy
 
     def blocked_reasons(self) -> list[str]:
         return list(self.reasons)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from emu.block.image import Image, open_image
+from emu.block.qcow2.image import Qcow2Image
+from emu.block.qcow2.snapshottable import About
 from emu.errors import ImageError, ImageErrorKind
 
 SEED = int(os.environ.get("EMU_TEST_SEED", "20260101"))
@@ -40,6 +42,13 @@ def create(path: Path, size: int, options: str = "", *, backing: Path | None = N
 
 def opened(path: Path, *, active: bool = True, read_only: bool = False) -> Image:
     return open_image(str(path), "qcow2", read_only=read_only, active=active)
+
+
+def take_snapshot(image: Image, name: str, *, time_ns: int = 0) -> None:
+    """A snapshot of a disk alone, at once."""
+    assert isinstance(image, Qcow2Image)
+    image.freeze()
+    image.keep(name, About(time_ns=time_ns, disk_size=image.size))
 
 
 def content(image: Image) -> bytes:

@@ -92,7 +92,7 @@ class Handle:
                 bound_context_saves(self.layout.context_save, depth, self.layout.env_in_cpu, abort)
         if self.layout.translator_loop is not None:
             repair_translator(self.layout.suffix, self.layout.translator_loop)
-        if self.layout.thumb:
+        if self.layout.thumb_exits:
             leave_thumb_exits_out()
 
     def close(self) -> None:

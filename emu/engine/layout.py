@@ -136,6 +136,7 @@ class IsaLayout:
     conditions: int | None = None  # where in the library file a table is that needs repair (`conditions`)
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
+    thumb_exits: bool = False  # its translator knows Thumb, and needs repair for it (`thumb`)
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
     map_unit: int = 4096  # bytes; what is mapped has a multiple of it, at a multiple of it
     phys_page: str | None = None  # QEMU's function for the physical page of an address, where the library's API has none

@@ -40,12 +40,12 @@ TERMS = 3000
 # The programs of tests/live/probe that a guest can run, and the architecture whose busybox it runs besides its own.
 PROBES = {
     "riscv64": ("riscv64",),
-    "arm64": ("arm64",),
+    "arm64": ("arm64", "armhf", "thumb"),
     "amd64": ("amd64", "i386"),
     "armhf": ("armhf", "thumb"),
     "i386": ("i386",),
 }
-OTHERS = {"amd64": "i386"}
+OTHERS = {"amd64": "i386", "arm64": "armhf"}
 
 CODE = {"jit": 5000, "self": 5000, "cached": 5000, "recycled": 2000, "forked": 100}  # rounds of the probe's modes
 ADDITIONS = 2_000_000  # of each of two processes

@@ -19,6 +19,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         constants="arm64",
         model=0,  # UC_CPU_ARM64_A57
         page_size=4096,  # not 1024, which ARMv5 had
+        thumb_exits=True,
         pc_advance=0,
         tlb=TlbLayout(modes=12, word=8),
         code_watch=CodeWatchCalls(
@@ -31,6 +32,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         env_in_cpu=41808,
         env_size=12736,
         env={
+            "r15": (60, 4),
             **{f"x{n}": (64 + 8 * n, 8) for n in range(31)},
             "sp": (312, 8),  # the one that is used now; its own place below is stale
             "pc": (320, 8),
@@ -86,6 +88,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         model=17,  # UC_CPU_ARM_CORTEX_A15
         page_size=4096,
         thumb=True,
+        thumb_exits=True,
         pc_advance=0,
         tlb=TlbLayout(modes=12, word=4),
         code_watch=CodeWatchCalls(

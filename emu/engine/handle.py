@@ -66,6 +66,7 @@ class Handle:
 
         self.cpu = self._get_cpu(self._uc, self.layout.cpu_index)
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
+        watch_code(self.layout.suffix, self.layout.code_watch, core.uc_cpu)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self.layout.env_in_cpu)
         cpu_class = self._pointer_at(self.cpu + core.cpu_class)
@@ -81,7 +82,6 @@ class Handle:
 
     def _repair_library(self) -> None:
         """Have the library's functions for this ISA do what a guest relies on; once for all CPUs of the process."""
-        watch_code(self.layout.suffix, self.layout.code_watch)
         if self.layout.conditions is not None:
             watch = self.layout.code_watch
             base = address_of(f"tb_invalidate_phys_page_fast_{self.layout.suffix}") - watch.invalidate_fast
@@ -97,7 +97,7 @@ class Handle:
         if self.layout.tlb_calls is not None:
             random, tlb, wired = (self.layout.env[name][0] for name in ("Random", "tlb", "Wired"))
             repair_tlb(self.layout.suffix, self.layout.tlb_calls, (random, tlb, wired))
-        if self.layout.thumb:
+        if self.layout.knows_thumb:
             repair_thumb()
         if "npc" in self.layout.env:
             leave_next_pc_alone(self.layout.suffix)

@@ -69,8 +69,8 @@ class CodeWatchCalls:
 
     invalidate_fast: int  # tb_invalidate_phys_page_fast
     invalidate_fast_slot: int
-    rearm: int  # tlb_reset_dirty_by_vaddr
-    rearm_slot: int
+    protect: int  # tlb_protect_code
+    protect_slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,7 @@ class IsaLayout:
     conditions: int | None = None  # where in the library file a table is that needs repair (`conditions`)
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
+    knows_thumb: bool = False  # its translator knows Thumb, and needs repair for it (`thumb`)
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
     map_unit: int = 4096  # bytes; what is mapped has a multiple of it, at a multiple of it
     phys_page: str | None = None  # QEMU's function for the physical page of an address, where the library's API has none

@@ -130,10 +130,16 @@ _ENV64: dict[str, tuple[int, int]] = {
 }
 
 _WATCH = {
-    "mips": CodeWatchCalls(invalidate_fast=0x7A31C0, invalidate_fast_slot=0x14BE150, rearm=0x7866B0, rearm_slot=0x14CA2A0),
-    "mipsel": CodeWatchCalls(invalidate_fast=0x8A24E0, invalidate_fast_slot=0x14C7288, rearm=0x886030, rearm_slot=0x14C0980),
-    "mips64": CodeWatchCalls(invalidate_fast=0x9A2630, invalidate_fast_slot=0x14C4710, rearm=0x9854F0, rearm_slot=0x14C30A8),
-    "mips64el": CodeWatchCalls(invalidate_fast=0xAB3640, invalidate_fast_slot=0x14C5810, rearm=0xA96B70, rearm_slot=0x14C20F0),
+    "mips": CodeWatchCalls(invalidate_fast=0x7A31C0, invalidate_fast_slot=0x14BE150, protect=0x786480, protect_slot=0x14BCC60),
+    "mipsel": CodeWatchCalls(
+        invalidate_fast=0x8A24E0, invalidate_fast_slot=0x14C7288, protect=0x885E00, protect_slot=0x14C0A18
+    ),
+    "mips64": CodeWatchCalls(
+        invalidate_fast=0x9A2630, invalidate_fast_slot=0x14C4710, protect=0x9852A0, protect_slot=0x14C7560
+    ),
+    "mips64el": CodeWatchCalls(
+        invalidate_fast=0xAB3640, invalidate_fast_slot=0x14C5810, protect=0xA96920, protect_slot=0x14BEB48
+    ),
 }
 
 _ABORT = {

@@ -47,8 +47,8 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         code_watch=CodeWatchCalls(
             invalidate_fast=0xEE1F90,
             invalidate_fast_slot=0x14C7150,
-            rearm=0xEC5CA0,
-            rearm_slot=0x14BFA50,
+            protect=0xEC5A70,
+            protect_slot=0x14CAE48,
         ),
         abort=AbortCall(function=0x3C1899, slot=0x14C87C8),
         env_in_cpu=36080,
@@ -80,8 +80,8 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         code_watch=CodeWatchCalls(
             invalidate_fast=0xF5C1E0,
             invalidate_fast_slot=0x14BE498,
-            rearm=0xF3F780,
-            rearm_slot=0x14BC410,
+            protect=0xF3F530,
+            protect_slot=0x14C3848,
         ),
         env_in_cpu=36112,
         env_size=1568,

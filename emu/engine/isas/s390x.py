@@ -16,8 +16,8 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         code_watch=CodeWatchCalls(
             invalidate_fast=0xFD8710,
             invalidate_fast_slot=0x14C8268,
-            rearm=0xFBB1E0,
-            rearm_slot=0x14C9AD8,
+            protect=0xFBAF90,
+            protect_slot=0x14C18A0,
         ),
         env_in_cpu=36112,
         env_size=1216,

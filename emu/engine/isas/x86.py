@@ -68,8 +68,8 @@ def _layout(mode: int, model: int) -> IsaLayout:
         code_watch=CodeWatchCalls(
             invalidate_fast=0x430760,
             invalidate_fast_slot=0x14C4020,
-            rearm=0x412EE0,
-            rearm_slot=0x14C67F8,
+            protect=0x412C90,
+            protect_slot=0x14C22D8,
         ),
         env_in_cpu=35408,
         env_size=7008,

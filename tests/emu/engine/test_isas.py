@@ -29,13 +29,13 @@ def functions_and_slots() -> tuple[dict[str, int], dict[str, int]]:
 def test_code_watch_calls_are_where_the_library_file_has_them(row: tuple[Build, str], layout: IsaLayout) -> None:
     assert row[0] == library_build()
     functions, slots = functions_and_slots()
-    fast, rearm = f"tb_invalidate_phys_page_fast_{layout.suffix}", f"tlb_reset_dirty_by_vaddr_{layout.suffix}"
+    fast, protect = f"tb_invalidate_phys_page_fast_{layout.suffix}", f"tlb_protect_code_{layout.suffix}"
 
     assert layout.code_watch == CodeWatchCalls(
         invalidate_fast=functions[fast],
         invalidate_fast_slot=slots[fast],
-        rearm=functions[rearm],
-        rearm_slot=slots[rearm],
+        protect=functions[protect],
+        protect_slot=slots[protect],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ class Guest:
 
     kernel: Path
     initrd: Path
-    append: str = "console=ttyS0"
+    arch: str = "riscv64"  # Debian's name; the contender knows its machine and command line for it
     memory_mib: int = 256
     disk: Path | None = None
     disk_format: str = "raw"
@@ -45,6 +46,10 @@ class Contender(Protocol):
     @property
     def incoming_uri(self) -> str:
         """Where a guest is to be migrated to."""
+
+    @property
+    def pid(self) -> int:
+        """The process, from `start` on."""
 
     def start(self, *, incoming: bool = False) -> None:
         """Start the process and its guest; with `incoming`, return once it waits for a guest to be migrated to it."""
@@ -72,3 +77,9 @@ class Entrant:
     name: str
     make: Maker
     snapshot_format: str  # of a disk that savevm saves fastest: qcow2, or raw
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, all its threads together (proc(5), stat's utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -29,8 +29,6 @@ from migration.protocols import DirtyLog, RamBlock
 from migration.vmstate import Wire
 
 MOUNTED = "Migration is disabled when VirtFS export path '{}' is mounted in the guest using mount_tag '{}'"  # QEMU's words
-# Targets whose runs have been shown to be the same however they are interrupted. On arm a counted slice may overrun its end.
-DETERMINISTIC = ("arm64", "mips", "mips64", "mips64el", "mipsel", "riscv32", "riscv64")
 BLOCK_WORKERS = 2  # threads that serve all drives; preadv and pwritev run without the GIL
 
 
@@ -85,8 +83,6 @@ class BaseBoard:
     def __init__(self, wiring: Wiring, *, isa: str, ram: Mapping[str, tuple[int, int]], big_endian: bool = False) -> None:
         """`ram` has base and size of each block, in bytes; `big_endian` is the CPU's byte order."""
         self.config = wiring.config
-        if self.config.icount and self.config.target not in DETERMINISTIC:
-            raise ConfigError(f"--icount is not for {self.config.target} yet, only for {', '.join(DETERMINISTIC)}")
         self_test(isa)
         self.engine = Engine(isa)
         unit = self.engine.layout.map_unit

@@ -15,11 +15,13 @@ from emu.engine.codepages import keep_stores_fast
 from emu.engine.codewatch import watch_code
 from emu.engine.conditions import never_on_reserved_conditions
 from emu.engine.contexts import bound_context_saves
+from emu.engine.delayslot import leave_next_pc_alone
 from emu.engine.isas import layout_of
 from emu.engine.layout import CoreLayout, Field
 from emu.engine.library import library_build, quick_library, slow_library
+from emu.engine.mipstlb import repair_tlb
 from emu.engine.stubs import address_of
-from emu.engine.thumb import leave_thumb_exits_out
+from emu.engine.thumb import repair_thumb
 from emu.engine.translation import repair_translator
 from emu.errors import EngineError
 
@@ -64,6 +66,7 @@ class Handle:
 
         self.cpu = self._get_cpu(self._uc, self.layout.cpu_index)
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
+        watch_code(self.layout.suffix, self.layout.code_watch, core.uc_cpu)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self.layout.env_in_cpu)
         cpu_class = self._pointer_at(self.cpu + core.cpu_class)
@@ -79,7 +82,6 @@ class Handle:
 
     def _repair_library(self) -> None:
         """Have the library's functions for this ISA do what a guest relies on; once for all CPUs of the process."""
-        watch_code(self.layout.suffix, self.layout.code_watch)
         if self.layout.conditions is not None:
             watch = self.layout.code_watch
             base = address_of(f"tb_invalidate_phys_page_fast_{self.layout.suffix}") - watch.invalidate_fast
@@ -92,8 +94,13 @@ class Handle:
                 bound_context_saves(self.layout.context_save, depth, self.layout.env_in_cpu, abort)
         if self.layout.translator_loop is not None:
             repair_translator(self.layout.suffix, self.layout.translator_loop)
-        if self.layout.thumb:
-            leave_thumb_exits_out()
+        if self.layout.tlb_calls is not None:
+            random, tlb, wired = (self.layout.env[name][0] for name in ("Random", "tlb", "Wired"))
+            repair_tlb(self.layout.suffix, self.layout.tlb_calls, (random, tlb, wired))
+        if self.layout.knows_thumb:
+            repair_thumb()
+        if "npc" in self.layout.env:
+            leave_next_pc_alone(self.layout.suffix)
 
     def close(self) -> None:
         """Give the CPU back. Nothing of it may be used afterwards; closing twice is harmless."""
@@ -181,6 +188,22 @@ class Handle:
         in_page = self.layout.map_unit - 1
         return None if page == NO_PAGE else page & ~in_page | address & in_page
 
+    def add_hook(
+        self, kind: int, entry: int, first: int = 1, last: int = 0, *, instruction: int = 0, data: int | None = None
+    ) -> int:
+        """Have the library call the function at `entry` for addresses from `first` to `last`: for all, if `first` is larger.
+
+        The function gets `data` as its last argument. Returns what `remove_hook` takes.
+        """
+        hook = ctypes.c_size_t()
+        error = self._hook_add(self._uc, ctypes.byref(hook), kind, entry, data, first, last, instruction)
+        self._check(error, f"add a hook of kind {kind}")
+        return hook.value
+
+    def remove_hook(self, hook: int) -> None:
+        """Have the library call it no more, from the next translations on. Between slices."""
+        self._check(self._hook_delete(self._uc, hook), "remove a hook")
+
     def flush_code(self) -> None:
         """Forget all translations. Between slices only: a callback would return into one."""
         self._tb_flush(self.cpu)
@@ -204,6 +227,7 @@ class Handle:
         self._mmio_map = _call("uc_mmio_map", number, pointer, u64, size, MmioRead, pointer, MmioWrite, pointer)
         self._hook_add = _call("uc_hook_add", number, pointer, pointer, number, pointer, pointer, u64, u64, number)
         self._cpu_exit = _call("cpu_exit", None, pointer)
+        self._hook_delete = _call("uc_hook_del", number, pointer, size)
         self._vmem_translate = _call("uc_vmem_translate", number, pointer, u64, number, pointer)
         start = ctypes.CFUNCTYPE(number, pointer, u64, u64, u64, size)
         self._emu_start = start(("uc_emu_start", slow_library()))

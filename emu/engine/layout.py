@@ -43,10 +43,9 @@ class CoreLayout:
     uc_stop_interrupt: int  # function pointer: does this exception end the slice?
     uc_memory_mapping: int  # function pointer: MemoryRegion of a physical address, NULL for a hole
     uc_cpu: int  # CPUState *
-    uc_emu_counter: int  # size_t: instructions begun in a counted slice
-    uc_emu_count: int  # size_t: the slice ends when emu_counter exceeds it
     uc_stop_request: int  # bool: the slice ends where the translator's loop next looks
     uc_invalid_addr: int  # uint64_t: physical address of the access that ended the slice
+    uc_invalid_error: int  # uc_err: what `uc_emu_start` is going to return
     uc_no_exit_request: int  # bool: translate no exit check inside a block
     uc_jmp_bufs: int  # sigjmp_buf[]: where an exception goes, for each level of uc_emu_start
     uc_nested_level: int  # int: how many of them are set
@@ -70,8 +69,8 @@ class CodeWatchCalls:
 
     invalidate_fast: int  # tb_invalidate_phys_page_fast
     invalidate_fast_slot: int
-    rearm: int  # tlb_reset_dirty_by_vaddr
-    rearm_slot: int
+    protect: int  # tlb_protect_code
+    protect_slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,16 @@ class TranslatorLoop:
 
     function: int
     slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class TlbCalls:
+    """Where in the library file two functions are, and the global offset table's slots for them (`mipstlb`)."""
+
+    random: int  # cpu_mips_get_random
+    random_slot: int
+    invalidate: int  # r4k_invalidate_tlb
+    invalidate_slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +137,17 @@ class IsaLayout:
     wait_field: str | None = None  # of env, where a CPU that waits for an interrupt says so by a bit of its state
     wait_bit: int = 0
     any_register: int = 1  # an id of a register that can be read
+    executed_field: str | None = None  # of env, with the instruction that EXECUTE is about to execute
     left_unreset: bool = False  # the library builds this CPU without resetting it
     reset: dict[str, int] = field(default_factory=dict)  # fields of `env` that the library's reset leaves wrong
     wait_spins: bool = False  # a CPU that waits for an interrupt would spin inside the library
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
+    tlb_calls: TlbCalls | None = None  # where a software-filled TLB needs repair
     context_save: ContextSave | None = None  # with the field `trap_depth`: where a trap could save contexts without end
     conditions: int | None = None  # where in the library file a table is that needs repair (`conditions`)
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
+    knows_thumb: bool = False  # its translator knows Thumb, and needs repair for it (`thumb`)
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
     map_unit: int = 4096  # bytes; what is mapped has a multiple of it, at a multiple of it
     phys_page: str | None = None  # QEMU's function for the physical page of an address, where the library's API has none
@@ -168,10 +180,9 @@ CORE: dict[Build, CoreLayout] = {
         uc_stop_interrupt=224,
         uc_memory_mapping=288,
         uc_cpu=440,
-        uc_emu_counter=1368,
-        uc_emu_count=1376,
         uc_stop_request=1389,
         uc_invalid_addr=1416,
+        uc_invalid_error=1424,
         uc_no_exit_request=2034,
         uc_jmp_bufs=2040,
         uc_nested_level=14840,

@@ -1,4 +1,4 @@
-"""A few instructions of our own inside the library: memory to execute them from, and jumps to its functions."""
+"""A few instructions of our own inside the library: memory to execute them from, jumps to its functions, changes to its own."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ def address_of(symbol: str) -> int:
     except AttributeError as exc:
         raise EngineError(f"libunicorn has no function {symbol}") from exc
     return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def overwrite(address: int, code: bytes) -> None:
+    """Change the library's own code; EngineError when the host does not allow it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    page = address & -mmap.PAGESIZE
+    size = address + len(code) - page
+    if libc.mprotect(page, size, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC):
+        raise EngineError(f"this host does not let the library's code be changed: {os.strerror(ctypes.get_errno())}")
+    ctypes.memmove(address, code, len(code))
+    libc.mprotect(page, size, mmap.PROT_READ | mmap.PROT_EXEC)
 
 
 def jump_to(target: int) -> bytes:

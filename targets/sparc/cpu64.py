@@ -4,9 +4,9 @@ QEMU's entry code, which is part of the library, enters traps and interrupts. Ch
 Architecture Manual, Version 9.
 
 TICK stands still and SOFTINT makes no interrupts: the board has a timer, and its interrupt controller drives a level of its
-own. An interrupt that PIL held back is taken at the next jump that is not a plain branch, or a millisecond later. Accesses to
-nothing trap, but leave no AFSR and AFAR. SHUTDOWN, which the library does not have, waits for an interrupt here and not for a
-reset: the CPU has no other way to wait.
+own. An interrupt that PIL held back is taken at the next jump that is not a plain branch, or a millisecond later; under
+--icount at once. Accesses to nothing trap, but leave no AFSR and AFAR. SHUTDOWN, which the library does not have, waits for an
+interrupt here and not for a reset: the CPU has no other way to wait.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from emu.clock import Clock
 from emu.engine.core import Engine
+from emu.engine.counting import Gate
 from emu.engine.holes import Access
 from emu.errors import EngineError, GuestError, StateError
 from emu.irq import IrqLine
@@ -33,6 +34,7 @@ TLB_ENTRIES = 64  # of instructions, and of data
 # Trap types (table 7-1)
 INSTRUCTION_ACCESS_ERROR, DATA_ACCESS_ERROR = 0x0A, 0x32
 ILLEGAL_INSTRUCTION, PRIVILEGED_OPCODE, FP_DISABLED = 0x10, 0x11, 0x20
+PIL = 0xF
 INTERRUPT_LEVEL = 8  # of the board's only line
 INTERRUPT_TRAP = 0x40
 LOOK_AGAIN = 1_000_000  # ns after which the library is made to look at an interrupt that PIL holds back
@@ -142,7 +144,7 @@ class Sparc64Cpu:
         self._look_again = clock.timer(lambda: None)  # that the slice ends is enough
         self.interrupt = IrqLine(self._set_interrupt)
         engine.on_exception(self._exception)
-        engine.on_interrupt(self._take_interrupt)
+        engine.on_interrupt(self._take_interrupt, Gate(("pstate", PSTATE_IE), ("pil", PIL), INTERRUPT_LEVEL))
         engine.on_unmapped(self._access_fault)
         self._power_on = self.save()
 
@@ -182,7 +184,7 @@ class Sparc64Cpu:
         if not self._fields["pstate"].value & PSTATE_IE:
             return False
         if not self._pending():
-            if self._look_again.deadline is None:
+            if not self.engine.counted and self._look_again.deadline is None:
                 self._look_again.arm(self._clock.now() + LOOK_AGAIN)  # writing PIL ends no block
             return False
         self._exception(INTERRUPT_TRAP + INTERRUPT_LEVEL)

@@ -5,7 +5,7 @@ are entered here. Chapter numbers are those of the TriCore V1.3.1 Architecture M
 
 What the library does not have: SYSCALL does nothing. There is no protection: neither ranges (DPR, CPR) nor I/O privilege
 (PSW.IO) keep anything from anybody. The cycle and instruction counters stand still. An interrupt that ENABLE lets through is
-taken at the next jump that is not a plain one, or a millisecond later.
+taken at the next jump that is not a plain one, or a millisecond later; under --icount at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from emu.clock import Clock
 from emu.engine.core import Engine
+from emu.engine.counting import Gate
 from emu.engine.holes import Access
 from emu.errors import EngineError, GuestError
 from emu.irq import IrqLine
@@ -109,7 +110,7 @@ class TriCoreCpu:
         self._look_again = clock.timer(lambda: None)  # that the slice ends is enough
         self.interrupt = IrqLine(self._set_interrupt)
         engine.on_exception(self._bus_error)
-        engine.on_interrupt(self._take_interrupt)
+        engine.on_interrupt(self._take_interrupt, Gate(("icr", ICR_IE), ("icr", ICR_CCPN), INTERRUPT_PRIORITY))
         engine.on_resume(self._trap_entered)
         engine.on_unmapped(lambda access, _address: BUS_ERRORS[access])
         self._power_on = self.save()
@@ -156,7 +157,7 @@ class TriCoreCpu:
         fields = self._fields
         icr = fields["icr"].value
         if not icr & ICR_IE or icr & ICR_CCPN >= INTERRUPT_PRIORITY:
-            if self._look_again.deadline is None:
+            if not self.engine.counted and self._look_again.deadline is None:
                 self._look_again.arm(self._clock.now() + LOOK_AGAIN)  # ENABLE ends no block
             return False
         self._idle = False

@@ -57,6 +57,7 @@ def states(draw: st.DrawFn) -> S390xState:
         ckc=draw(u64s),
         cputm=draw(u64s),
         todpr=draw(u32s),
+        executed=draw(st.one_of(st.just(0), u64s.map(lambda value: value & ~0xF | 4))),
     )
 
 
@@ -75,6 +76,7 @@ def test_a_legal_state_comes_back_as_it_went_in(s390x: Bench[S390xCpu], state: S
     [
         (S390xState(fpc=0x80), "fpc is 0x80, which has reserved bits or rounding modes"),
         (S390xState(fpc=4), "fpc is 0x4"),
+        (S390xState(executed=0xD200_0000_0000_0003), "executed is 0xd200000000000003, must end in one of"),
         (S390xState(prefix=0x1000), "prefix is 0x1000, must be a multiple of 0x2000"),
     ],
 )

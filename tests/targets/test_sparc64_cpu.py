@@ -247,6 +247,22 @@ def test_an_interrupt_that_pil_holds_back_ends_the_slice_soon(sparc: Bench[Sparc
     assert clock.next_deadline() == LOOK_AGAIN
 
 
+def test_a_counted_slice_ends_where_pil_lets_an_interrupt_through(sparc: Bench[Sparc64Cpu]) -> None:
+    change(sparc, pil=15)
+    sparc.put(CODE, "91902000" + NOP + NOP + SHUTDOWN)  # wrpr 0,%pil
+    sparc.cpu.interrupt.set(True)
+    engine = sparc.cpu.engine
+
+    engine.budget = 1000
+    sparc.cpu.run()
+    assert (engine.executed, engine.pc) == (1, CODE + 4)
+
+    engine.budget = 1000
+    sparc.cpu.run()
+    state = sparc.cpu.save()
+    assert (trap_of(state)[0], trap_of(state)[3]) == (CODE + 4, BOARD_INTERRUPT)
+
+
 def test_user_code_may_not_wait(sparc: Bench[Sparc64Cpu]) -> None:
     change(sparc, pstate=USER)
     sparc.put(CODE, SHUTDOWN)

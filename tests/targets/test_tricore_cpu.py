@@ -225,6 +225,22 @@ def test_an_interrupt_that_is_off_ends_the_slice_soon(tricore: Bench[TriCoreCpu]
     assert clock.next_deadline() == LOOK_AGAIN
 
 
+def test_a_counted_slice_ends_right_behind_an_enable_that_lets_an_interrupt_through(tricore: Bench[TriCoreCpu]) -> None:
+    change(tricore, icr=0)
+    put(tricore, CODE, "nop", "enable", "nop", "j here")
+    put(tricore, INTERRUPT, *WAIT)
+    tricore.cpu.interrupt.set(True)
+    engine = tricore.cpu.engine
+
+    engine.budget = 1000
+    tricore.cpu.run()
+    assert (engine.executed, engine.pc) == (2, CODE + 8)
+
+    engine.budget = 1000
+    tricore.cpu.run()
+    assert tricore.cpu.save().a[11] == CODE + 8
+
+
 def test_the_last_free_context_is_told_by_a_trap(tricore: Bench[TriCoreCpu]) -> None:
     last = CONTEXTS + 64 * (FREE - 3)
     change(tricore, fcx=link(last))

@@ -15,8 +15,8 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         code_watch=CodeWatchCalls(
             invalidate_fast=0x712A00,
             invalidate_fast_slot=0x14BDBA0,
-            rearm=0x6F61B0,
-            rearm_slot=0x14C8338,
+            protect=0x6F5F80,
+            protect_slot=0x14C2808,
         ),
         env_in_cpu=34672,
         env_size=524832,

@@ -135,7 +135,7 @@ LAYOUTS = {
         wait_spins=True,
         tlb=TlbLayout(modes=10, word=4),
         code_watch=CodeWatchCalls(
-            invalidate_fast=0xCBEA30, invalidate_fast_slot=0x14BC930, rearm=0xCA2100, rearm_slot=0x14C4708
+            invalidate_fast=0xCBEA30, invalidate_fast_slot=0x14BC930, protect=0xCA1EC0, protect_slot=0x14C61E0
         ),
         abort=AbortCall(function=0x3C1693, slot=0x14C8068),
         env_in_cpu=40304,
@@ -152,7 +152,7 @@ LAYOUTS = {
         wait_spins=True,
         tlb=TlbLayout(modes=10, word=8),
         code_watch=CodeWatchCalls(
-            invalidate_fast=0xDD0E50, invalidate_fast_slot=0x14C8CD8, rearm=0xDB3EF0, rearm_slot=0x14C83D8
+            invalidate_fast=0xDD0E50, invalidate_fast_slot=0x14C8CD8, protect=0xDB3CA0, protect_slot=0x14C1D50
         ),
         abort=AbortCall(function=0x3C1796, slot=0x14C6890),
         env_in_cpu=40384,

@@ -16,8 +16,8 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         code_watch=CodeWatchCalls(
             invalidate_fast=0xFD8710,
             invalidate_fast_slot=0x14C8268,
-            rearm=0xFBB1E0,
-            rearm_slot=0x14C9AD8,
+            protect=0xFBAF90,
+            protect_slot=0x14C18A0,
         ),
         env_in_cpu=36112,
         env_size=1216,
@@ -44,6 +44,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "todpr": (1024, 4),
         },
         cpu_index=0,
+        executed_field="ex_value",
         wait_field="psw_mask",
         wait_bit=1 << 49,
         abort=AbortCall(function=0x3C1AA9, slot=0x14BF598),

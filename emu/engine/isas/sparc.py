@@ -19,8 +19,8 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         code_watch=CodeWatchCalls(
             invalidate_fast=0xBC3BA0,
             invalidate_fast_slot=0x14C6B28,
-            rearm=0xBA6CD0,
-            rearm_slot=0x14C2070,
+            protect=0xBA6AA0,
+            protect_slot=0x14CAD20,
         ),
         env_in_cpu=35376,
         env_size=2752,
@@ -58,8 +58,8 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         code_watch=CodeWatchCalls(
             invalidate_fast=0xC3CC20,
             invalidate_fast_slot=0x14CAD40,
-            rearm=0xC1F910,
-            rearm_slot=0x14C1C08,
+            protect=0xC1F6C0,
+            protect_slot=0x14C0110,
         ),
         env_in_cpu=37536,
         env_size=8416,

@@ -19,8 +19,8 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         code_watch=CodeWatchCalls(
             invalidate_fast=0x1085180,
             invalidate_fast_slot=0x14C1670,
-            rearm=0x1068EA0,
-            rearm_slot=0x14C0B18,
+            protect=0x1068C80,
+            protect_slot=0x14C9C98,
         ),
         env_in_cpu=35376,
         env_size=720,

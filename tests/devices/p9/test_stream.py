@@ -17,7 +17,8 @@ from devices.p9.wire import Type
 from tests.devices.p9.client import MSIZE, fields
 
 WAIT = 30  # seconds; only a hang takes so long
-VERSION = wire.message(Type.VERSION, wire.NO_TAG, wire.u32(MSIZE) + wire.string(wire.VERSION))
+NO_TAG = 0xFFFF  # for Tversion
+VERSION = wire.message(Type.VERSION, NO_TAG, wire.u32(MSIZE) + wire.string(wire.VERSION))
 ATTACH = wire.message(Type.ATTACH, 1, fields("II", 0, 0xFFFF_FFFF) + wire.string(b"") * 2 + wire.u32(0))
 
 

@@ -66,10 +66,14 @@ def test_guest_that_rewrites_its_code_executes_the_new(board: Board) -> None:
 
 ALIAS = 0x4000_0000  # added to a virtual address: the same physical memory again
 PAGE_TABLE = 0x20000  # offset in RAM
-RWX, RW = 0xCF, 0xC7  # V R W X A D, and the same without X (privileged spec 4.3.1)
+RWX, RW, RX = 0xCF, 0xC7, 0xCB  # V R W X A D, and the same without X or W (privileged spec 4.3.1)
 CODE = 0x4000  # offset in RAM of a page with two functions, FAR apart
 FAR = 0x100
+CODE_ALIAS = 0x8000_0000  # added to a virtual address: the same again, to be executed
 FENCE_I = 0x0000100F
+SFENCE_VMA = 0x12000073
+LOAD_FAULT = 5
+JALR_X12 = 0x000600E7  # jalr x1, 0(x12)
 LI_X8_1 = 0x00100413
 LI_X8_2 = 0x00200413
 SW_X11_X10 = 0x00B52023  # sw x11, 0(x10)
@@ -83,14 +87,20 @@ def call(position: int, target: int) -> int:
     return (offset & 0xFF000) | (offset >> 11 & 1) << 20 | (offset >> 1 & 0x3FF) << 21 | 1 << 7 | 0x6F
 
 
-@pytest.fixture
-def paged(board: Board) -> Board:
-    """In S-mode, all RAM at its own address and again, for data, at ALIAS; x10 is the alias of CODE, x11 and x13 new code."""
-    for gigapage, permissions in ((2, RWX), (3, RW)):
+@pytest.fixture(params=["alone", "with holes"])
+def paged(board: Board, request: pytest.FixtureRequest) -> Board:
+    """In S-mode, all RAM at its own address and again, for data, at ALIAS; x10 is the alias of CODE, x11 and x13 new code.
+
+    With a handler for holes the library has a hook of physical addresses that code's virtual ones can be in.
+    """
+    if request.param == "with holes":
+        board.engine.on_unmapped(lambda _access, _address: LOAD_FAULT)
+    for gigapage, permissions in ((2, RWX), (3, RW), (4, RX)):
         board.ram.words[PAGE_TABLE // 4096, gigapage] = BASE >> 2 | permissions
     board["satp"] = 8 << 60 | (BASE + PAGE_TABLE) >> 12
     board["x10"] = BASE + CODE + ALIAS
     board["x11"] = LI_X7_2
+    board["x12"] = BASE + CODE + CODE_ALIAS
     board["x13"] = LI_X8_2
     board["priv"] = PRIV_S
     board.put(CODE, LI_X7_1, RET)
@@ -107,6 +117,20 @@ def test_code_written_by_two_stores_at_another_address_is_executed_anew(paged: B
 
 def test_code_written_at_an_address_stored_to_before_it_was_translated_is_executed_anew(paged: Board) -> None:
     assert paged.run(SW_X0_X10_200, call(4, CODE), SW_X11_X10, FENCE_I, call(16, CODE), WFI) is Exit.HALTED
+    assert (paged["x7"], paged.exceptions) == (2, [])
+
+
+def test_code_that_is_written_and_run_at_two_addresses_is_executed_anew(paged: Board) -> None:
+    paged.start(SW_X0_X10_200, JALR_X12, SW_X11_X10, FENCE_I, JALR_X12, WFI)
+    paged.engine.pc += CODE_ALIAS
+    assert paged.engine.run() is Exit.HALTED
+    assert (paged["x7"], paged.exceptions) == (2, [])
+
+
+def test_code_written_at_an_address_that_was_not_known_when_it_was_translated_is_executed_anew(paged: Board) -> None:
+    paged.start(JALR_X12, SFENCE_VMA, SW_X11_X10, FENCE_I, JALR_X12, WFI)
+    paged.engine.pc += CODE_ALIAS
+    assert paged.engine.run() is Exit.HALTED
     assert (paged["x7"], paged.exceptions) == (2, [])
 
 

@@ -112,19 +112,21 @@ CSRW_MSCRATCH_X6 = 0x34031073
         pytest.param((WFI,), id="waiting for an interrupt"),
     ],
 )
+@pytest.mark.parametrize("count", [0, 1000])
 def test_what_follows_a_store_to_a_hole_leaves_no_trace(
-    board: Board, bus_errors: list[tuple[Access, int]], rest: tuple[int, ...]
+    board: Board, bus_errors: list[tuple[Access, int]], rest: tuple[int, ...], count: int
 ) -> None:
     board["x5"] = HOLE
     board["x6"] = 0x66
     board["x8"] = BASE + 0x10000
     board["x9"] = 0x99
     board["x10"] = DEVICE
-    assert board.run(SW_X6_X5, INC_X7, *rest, INC_X7, JUMP_SELF) is Exit.STOPPED
+    assert board.run(SW_X6_X5, INC_X7, *rest, INC_X7, JUMP_SELF, count=count) is Exit.STOPPED
     assert bus_errors == [(Access.STORE, HOLE)]
     assert (board["mcause"], board["mepc"], board.engine.pc) == (7, BASE, BASE + HANDLER)
     assert (board["x7"], board["x9"], board["mscratch"], board.engine.halted) == (0, 0x99, 0, False)
     assert (board.ram.words[16, 0], board.accesses, board.exceptions) == (0, [], [(7, BASE)])
+    assert count == 0 or board.engine.executed == 1
 
 
 def test_memory_works_again_after_a_store_to_a_hole(board: Board, bus_errors: list[tuple[Access, int]]) -> None:

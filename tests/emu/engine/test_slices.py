@@ -119,6 +119,13 @@ def test_stop_ends_an_endless_loop_of_exceptions(board: Board) -> None:
     assert len(board.exceptions) > 2
 
 
+def test_counted_slice_ends_in_an_endless_loop_of_exceptions(board: Board) -> None:
+    board["mtvec"] = HOLE & ~3
+    protect(board)
+    assert board.run(INC_X7, ECALL, count=1000) is Exit.STOPPED
+    assert (board.engine.executed, len(board.exceptions), board["x7"]) == (1000, 999, 1)
+
+
 @pytest.mark.parametrize(("count", "x7", "pc"), [(1, 1, 4), (2, 1, 0), (1001, 501, 4), (100_000, 50_000, 0)])
 def test_count_is_exact(board: Board, count: int, x7: int, pc: int) -> None:
     assert board.run(INC_X7, JUMP_BACK, count=count) is Exit.STOPPED

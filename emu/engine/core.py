@@ -36,6 +36,7 @@ UC_HOOK_BLOCK = 8
 UC_HOOK_MEM_WRITE_UNMAPPED = 32
 UC_PROT_ALL = 7
 UC_ERR_EXCEPTION = 21
+UC_ERR_UNALIGNED = (16, 17, 18)  # of a read, a write, a fetch
 CPU_INTERRUPT_HARD = 2  # QEMU's bit for the CPU's interrupt line
 
 _Interrupt = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
@@ -231,6 +232,8 @@ class Engine(Handle):
         self._question.slice_begins()
         start = self._pc.value | (self._thumb.value if self._thumb else 0)
         error = self._emu_start(self._uc, start, 0, 0, count)
+        if error in UC_ERR_UNALIGNED:
+            error = 0  # an exception that the guest has had by now: the library remembers it to the end of the slice
         address = self._invalid_address.value
         if self._store_trap.address is not None:
             address = self._store_trap.address

@@ -185,8 +185,8 @@ class M68kCpu:
     # Registers and state
 
     def _status(self) -> int:
-        """SR as the guest sees it; the library computes the condition codes when they are asked for."""
-        return int(self._fields["sr"].value | self._get_ccr(self.engine.env))
+        """SR; the library computes the condition codes when they are asked for, and keeps bits that no 68040 has."""
+        return int(self._fields["sr"].value | self._get_ccr(self.engine.env)) & SR_LEGAL
 
     def _set_status(self, sr: int) -> None:
         """Write SR, and have a7 be the stack pointer that goes with it."""

@@ -69,6 +69,14 @@ def test_a_status_register_with_bits_it_does_not_have_is_refused() -> None:
         M68kState(sr=0x0800).check()
 
 
+def test_bits_that_the_status_register_does_not_have_are_not_saved(m68k: Bench[M68kCpu]) -> None:
+    m68k.put(CODE, "46fc 2fe0" + "4e72 2fe0")  # move #0x2fe0,%sr; stop #0x2fe0
+
+    m68k.run_until_asleep()
+
+    assert parse(M68kState, 1, dump(m68k.cpu.save())).sr == 0x2700
+
+
 def test_reset_is_the_state_after_power_on(m68k: Bench[M68kCpu]) -> None:
     m68k.cpu.reset()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from emu.engine.abort import ABORTED, catch_aborts
 from emu.engine.codewatch import watch_code
+from emu.engine.condition import limit_conditions
 from emu.engine.isas import layout_of
 from emu.engine.layout import CoreLayout, Field
 from emu.engine.library import library_build, quick_library, slow_library
@@ -77,6 +78,8 @@ class Handle:
             catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(self._core))
         if self.layout.translator_loop is not None:
             repair_translator(self.layout.suffix, self.layout.translator_loop)
+        if self.layout.condition_masks is not None:
+            limit_conditions(self.layout.condition_masks)
         if self.layout.thumb:
             leave_thumb_exits_out()
 

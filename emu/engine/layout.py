@@ -88,6 +88,14 @@ class TranslatorLoop:
 
 
 @dataclass(frozen=True, slots=True)
+class ConditionMasks:
+    """Where in the library file m68k's translator is, and its masks of a floating point condition (`condition`)."""
+
+    translator: int
+    masks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class IsaLayout:
     """What is particular to one ISA of a build."""
 
@@ -110,6 +118,7 @@ class IsaLayout:
     reset: dict[str, int] = field(default_factory=dict)  # fields of `env` that the library's reset leaves wrong
     wait_spins: bool = False  # a CPU that waits for an interrupt would spin inside the library
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
+    condition_masks: ConditionMasks | None = None  # where the translator takes conditions that do not exist
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA

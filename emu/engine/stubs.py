@@ -1,4 +1,4 @@
-"""A few instructions of our own inside the library: memory to execute them from, and jumps to its functions."""
+"""A few instructions of our own inside the library: memory to execute them from, jumps to its functions, changes to its code."""
 
 from __future__ import annotations
 
@@ -41,3 +41,20 @@ def jump_to(target: int) -> bytes:
     jump = bytearray(JUMP)
     jump[TARGET] = target.to_bytes(8, "little")
     return bytes(jump)
+
+
+def code_at(address: int, size: int) -> bytes:
+    """The library's code there."""
+    return ctypes.string_at(address, size)
+
+
+def change_code(address: int, code: bytes) -> None:
+    """Write over the library's own code, for all engines of this process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    page = address & -mmap.PAGESIZE
+    size = address + len(code) - page
+    if libc.mprotect(page, size, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC):
+        raise EngineError("this host does not let the library's code be changed")
+    ctypes.memmove(address, code, len(code))
+    libc.mprotect(page, size, mmap.PROT_READ | mmap.PROT_EXEC)

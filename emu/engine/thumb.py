@@ -8,18 +8,17 @@ the value that the engine wants. It is the library that changes, for all engines
 from __future__ import annotations
 
 import ctypes
-import mmap
 import re
 from functools import cache
 from pathlib import Path
 
 from emu.engine.library import library_build, library_path, quick_library
+from emu.engine.stubs import change_code
 from emu.errors import EngineError
 
 # mov byte [rbp + no_exit_request], imm8, and setne of the same place: seven bytes both
 STORE = re.compile(rb"(?:\xc6\x85|\x0f\x95\x85)\xf2\x07\x00\x00")
 STORES = 11  # in the translators of arm and aarch64 together
-SIZE = 7
 WANTED = b"\xc6\x85\xf2\x07\x00\x00\x01"  # mov byte [rbp + no_exit_request], 1
 
 
@@ -31,15 +30,8 @@ def leave_thumb_exits_out() -> None:
     stores = [first + match.start() for match in STORE.finditer(text)]
     if len(stores) != STORES:
         raise EngineError(f"this library says it is {library_build()}, but has {len(stores)} stores, not {STORES}, to change")
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for address in stores:
-        page = address & -mmap.PAGESIZE
-        size = address + SIZE - page
-        if libc.mprotect(page, size, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC):
-            raise EngineError("this host does not let the library's code be changed")
-        ctypes.memmove(address, WANTED, SIZE)
-        libc.mprotect(page, size, mmap.PROT_READ | mmap.PROT_EXEC)
+        change_code(address, WANTED)
 
 
 def _text() -> tuple[int, int]:

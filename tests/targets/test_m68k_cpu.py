@@ -105,6 +105,15 @@ def test_an_illegal_instruction_is_told_with_its_own_address(m68k: Bench[M68kCpu
     assert m68k.get(m68k.cpu.save().isp + 2, 4) == CODE + 2
 
 
+@pytest.mark.parametrize(
+    "code", ["f2a0 0000", "f2ff 0000 0000", "f240 003f", "f278 0020"], ids=["fbcc.w", "fbcc.l", "fscc", "ftrapcc"]
+)
+def test_a_floating_point_condition_that_does_not_exist_is_no_end(m68k: Bench[M68kCpu], code: str) -> None:
+    m68k.put(CODE, code + STOP)
+
+    m68k.run_until_asleep()
+
+
 def test_a_trap_of_user_mode_goes_to_the_interrupt_stack(m68k: Bench[M68kCpu]) -> None:
     state = m68k.cpu.save()
     state.sr, state.usp = 0, 0x9000

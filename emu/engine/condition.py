@@ -1,8 +1,8 @@
 """Has Unicorn's translator of m68k survive floating point conditions that do not exist.
 
-FBcc, FScc and their like name one of 32 conditions by 6 bits (M68000PRM, 3.6.2). With the upper one set, QEMU's translator finds
-no condition, goes on with what its stack holds, and the process ends. Its two places that take the 6 bits are made to take 5.
-It is the library that changes, once.
+FBcc, FScc and their like name one of 32 conditions by 6 bits (M68000PRM, 3.6.2). With the upper one set, QEMU's translator
+finds no condition, goes on with what its stack holds, and the process ends. Its two places that take the 6 bits are made to
+take 5. It is the library that changes, once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A few instructions of our own inside the library: memory to execute them from, jumps to its functions, changes to its code."""
+"""Machine code of our own inside the library: memory to execute it from, jumps to its functions, changes to its own code."""
 
 from __future__ import annotations
 

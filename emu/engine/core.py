@@ -231,7 +231,9 @@ class Engine(Handle):
         self._executed = None
         self._question.slice_begins()
         start = self._pc.value | (self._thumb.value if self._thumb else 0)
+        self._way_out.open()
         error = self._emu_start(self._uc, start, 0, 0, count)
+        self._way_out.close()
         if error in UC_ERR_UNALIGNED:
             error = 0  # an exception that the guest has had by now: the library remembers it to the end of the slice
         address = self._invalid_address.value

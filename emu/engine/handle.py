@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from emu.engine.abort import ABORTED, catch_aborts
+from emu.engine.abort import ABORTED, WayOut, catch_aborts
 from emu.engine.codewatch import watch_code
 from emu.engine.condition import limit_conditions
 from emu.engine.isas import layout_of
@@ -67,6 +67,8 @@ class Handle:
             ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(reset)(self.cpu)
         for name, value in self.layout.reset.items():
             self.field(name).value = value
+        leave = catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(core))
+        self._way_out = WayOut(core, self.cpu, leave)
         self._pc = self.field("pc")
         self._npc = self.field("npc") if "npc" in self.layout.env else None  # SPARC: the pc behind the pc
         self._halted = ctypes.c_uint32.from_address(self.cpu + core.cpu_halted)
@@ -74,8 +76,6 @@ class Handle:
     def _repair_library(self) -> None:
         """Have the library's functions for this ISA do what a guest relies on; once for all CPUs of the process."""
         watch_code(self.layout.suffix, self.layout.code_watch)
-        if self.layout.abort is not None:
-            catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(self._core))
         if self.layout.translator_loop is not None:
             repair_translator(self.layout.suffix, self.layout.translator_loop)
         if self.layout.condition_masks is not None:

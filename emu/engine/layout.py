@@ -59,6 +59,9 @@ class CoreLayout:
     cpu_class: int  # CPUClass *, whose first field is the function `reset`
     # CPUClass, which each CPU has a copy of
     class_exec_interrupt: int  # function pointer: takes an interrupt if the guest lets it
+    # The library file
+    emu_start: int  # uc_emu_start
+    end_slots: tuple[int, int]  # of the global offset table, for abort and exit of the C library (`abort`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class IsaLayout:
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
-    abort: AbortCall | None = None  # None: the library's own, which ends the process
+    abort: AbortCall
     abort_fields: dict[str, int] = field(default_factory=dict)  # 32-bit, of env: an abort sets them and ends the slice
     cpu_index: int = -1  # qemu_get_cpu's, of the one CPU there is
     wait_field: str | None = None  # of env, where a CPU that waits for an interrupt says so by a bit of its state
@@ -164,6 +167,8 @@ CORE: dict[Build, CoreLayout] = {
         cpu_exception_index=33184,
         cpu_class=33200,
         class_exec_interrupt=144,
+        emu_start=0x3C4CA0,
+        end_slots=(0x14BFE80, 0x14C50C0),
     ),
 }
 

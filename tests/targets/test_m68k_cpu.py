@@ -114,6 +114,18 @@ def test_a_floating_point_condition_that_does_not_exist_is_no_end(m68k: Bench[M6
     m68k.run_until_asleep()
 
 
+def test_an_assertion_in_the_translator_stops_the_cpu_alone(m68k: Bench[M68kCpu]) -> None:
+    m68k.put(CODE, "f206 4e71")  # a packed decimal from %d6: no data register is as wide
+
+    with pytest.raises(EngineError, match="the library has no answer to what the guest did"):
+        m68k.run_until_asleep()
+
+    m68k.put(CODE, STOP)
+    m68k.cpu.engine.invalidate_code(CODE, 4)
+    m68k.cpu.engine.pc = CODE
+    m68k.run_until_asleep()
+
+
 def test_a_trap_of_user_mode_goes_to_the_interrupt_stack(m68k: Bench[M68kCpu]) -> None:
     state = m68k.cpu.save()
     state.sr, state.usp = 0, 0x9000

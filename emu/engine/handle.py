@@ -30,7 +30,7 @@ UC_CTL_WRITE_ONE = 1 << 26 | 1 << 30  # UC_CTL_WRITE(..., 1)
 UC_CTL_PAGE_SIZE = 1 | UC_CTL_WRITE_ONE
 UC_CTL_USE_EXITS = 4 | UC_CTL_WRITE_ONE
 UC_CTL_CPU_MODEL = 7 | UC_CTL_WRITE_ONE
-EXCP_HLT, EXCP_HALTED = 0x10001, 0x10003  # QEMU's exception numbers: the first ends a slice
+EXCP_HLT, EXCP_DEBUG, EXCP_HALTED = 0x10001, 0x10002, 0x10003  # QEMU's exception numbers: the first ends a slice
 
 MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 MmioWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)

@@ -119,6 +119,7 @@ class IsaLayout:
     any_register: int = 1  # an id of a register that can be read
     left_unreset: bool = False  # the library builds this CPU without resetting it
     reset: dict[str, int] = field(default_factory=dict)  # fields of `env` that the library's reset leaves wrong
+    breakpoint: int | None = None  # exception of a breakpoint instruction that the library has for a debugger
     wait_spins: bool = False  # a CPU that waits for an interrupt would spin inside the library
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
     condition_masks: ConditionMasks | None = None  # where the translator takes conditions that do not exist

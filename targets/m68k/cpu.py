@@ -2,7 +2,7 @@
 
 QEMU's entry code, which is part of the library, enters exceptions and carries out RTE; the library takes interrupts by itself
 when their level is above the mask in SR. Section numbers are those of the M68040 User's Manual (M68040UM/AD). There is no
-tracing: T1 and T0 of SR are kept, and do nothing. BKPT is no illegal instruction here, it does nothing.
+tracing: T1 and T0 of SR are kept, and do nothing.
 """
 
 from __future__ import annotations

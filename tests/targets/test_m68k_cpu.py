@@ -96,8 +96,9 @@ def test_a_trap_leaves_a_frame_that_rte_goes_back_by(m68k: Bench[M68kCpu]) -> No
     assert (m68k.cpu.save().d[2], m68k.cpu.engine.pc) == (1, CODE + 8)
 
 
-def test_an_illegal_instruction_is_told_with_its_own_address(m68k: Bench[M68kCpu]) -> None:
-    m68k.put(CODE, "4e71 4afc")  # nop; illegal
+@pytest.mark.parametrize("code", ["4afc", "4848"], ids=["illegal", "bkpt"])
+def test_an_illegal_instruction_is_told_with_its_own_address(m68k: Bench[M68kCpu], code: str) -> None:
+    m68k.put(CODE, "4e71" + code)  # behind a nop
 
     m68k.run_until_asleep()
 

@@ -51,6 +51,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         abort=AbortCall(function=0x3C0B0D, slot=0x14BDB98),
         condition_masks=ConditionMasks(translator=0x7360E0, masks=(0x722603, 0x72EADC)),  # of FBcc, and of FScc and the others
         left_unreset=True,
+        breakpoint=4,  # BKPT: an illegal instruction, where no hardware answers it (M68040UM)
     ),
 }
 

@@ -192,7 +192,7 @@ class Torment:
                 share *= 0.8
                 continue
             cpu.load(state)  # type: ignore[arg-type]  # it is the class that this CPU declares
-            self.machine.loaded()
+            self._load(self._save())  # the interrupt lines are the controllers' to say
             return
 
     def _devices(self, chance: random.Random) -> None:
@@ -246,15 +246,19 @@ class Torment:
 
     # What must hold afterwards
 
+    def _save(self) -> list[Section]:
+        return [Section.from_wire(section.to_wire()) for section in dump_sections(self.machine.savables())]
+
+    def _load(self, sections: list[Section]) -> None:
+        plan_load(self.machine.savables(), sections).commit()
+        self.machine.loaded()
+
     def _save_and_load(self) -> None:
         """A state that a guest can bring about is one that a stream may hold."""
         self.machine.board.drain()
-        savables = self.machine.savables()
-        sections = [Section.from_wire(section.to_wire()) for section in dump_sections(savables)]
-        plan_load(savables, sections).commit()
-        self.machine.loaded()
-        again = dump_sections(savables)
-        for one, other in zip(sections, again, strict=True):
+        before = self._save()
+        self._load(before)
+        for one, other in zip(before, self._save(), strict=True):
             if one.fields != other.fields:
                 raise AssertionError(f"section {one.name} is not as it was saved: {_difference(one.fields, other.fields)}")
 

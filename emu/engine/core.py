@@ -37,6 +37,7 @@ UC_HOOK_MEM_WRITE_UNMAPPED = 32
 UC_PROT_ALL = 7
 UC_ERR_EXCEPTION = 21
 UC_ERR_UNALIGNED = (16, 17, 18)  # of a read, a write, a fetch
+TRAPS_MAX = 1000  # exceptions in a counted slice with no instruction between them
 CPU_INTERRUPT_HARD = 2  # QEMU's bit for the CPU's interrupt line
 
 _Interrupt = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
@@ -68,6 +69,7 @@ class Engine(Handle):
         self._trap_trace: TrapTrace | None = None
         self._unmapped_handler: Callable[[Access, int], int] | None = None
         self._counted = False
+        self._trapped_at = self._traps = 0  # instructions at the last exception of a counted slice, and how many came there
         self._held_requests = 0  # interrupt requests raised within a counted slice, for the next one
 
         core = self._core
@@ -142,6 +144,8 @@ class Engine(Handle):
                 return  # of an instruction behind the one that is to fault
             try:
                 self._check_not_aborted(number)
+                if self._counted:
+                    self._count_traps()
                 question.restore_pc()
                 handler(number)
             except BaseException as exc:
@@ -149,6 +153,14 @@ class Engine(Handle):
 
         self._exception_handler = handler
         self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt))
+
+    def _count_traps(self) -> None:
+        """End a counted slice whose guest has no handler it can fetch: no instruction would ever use its count up."""
+        if self._counter.value != self._trapped_at:
+            self._trapped_at, self._traps = self._counter.value, 0
+        self._traps += 1
+        if self._traps == TRAPS_MAX:
+            self._cpu_exit(self.cpu)
 
     def answer_stop_interrupt(self, function: int | None) -> None:
         """Have the library ask `function`, an address, whether an exception ends the slice; None: no exception does."""
@@ -229,6 +241,7 @@ class Engine(Handle):
             self._requests.value |= self._held_requests
             self._held_requests = 0
         self._executed = None
+        self._traps = 0
         self._question.slice_begins()
         start = self._pc.value | (self._thumb.value if self._thumb else 0)
         self._way_out.open()
@@ -242,7 +255,8 @@ class Engine(Handle):
             self._store_trap.undo()
         halted = bool(self._halted.value)
         # The instruction that a slice stops at was counted, but not executed.
-        self._executed = self._counter.value - (not halted and not error) if count else 0
+        stopped = not halted and not error and self._traps < TRAPS_MAX
+        self._executed = self._counter.value - stopped if count else 0
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure

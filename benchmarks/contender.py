@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ class Guest:
 
     kernel: Path
     initrd: Path
-    append: str = "console=ttyS0"
+    arch: str = "riscv64"  # Debian's name; the contender knows its machine and command line for it
     memory_mib: int = 256
     disk: Path | None = None
-    snapshots: bool = False  # savevm shall save the disk too; it then has the contender's SNAPSHOT_FORMAT, else it is raw
+    disk_format: str = "raw"
+    snapshots: bool = False  # savevm shall save the disk too
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,14 +47,18 @@ class Contender(Protocol):
     def incoming_uri(self) -> str:
         """Where a guest is to be migrated to."""
 
+    @property
+    def pid(self) -> int:
+        """The process, from `start` on."""
+
     def start(self, *, incoming: bool = False) -> None:
         """Start the process and its guest; with `incoming`, return once it waits for a guest to be migrated to it."""
 
     def migrate(self, uri: str, *, bandwidth: int) -> Migration:
         """Move the running guest live, with at most `bandwidth` bytes a second; return when it is there."""
 
-    def savevm(self, tag: str) -> None:
-        """Save RAM, devices and disk as the snapshot `tag`; the guest runs on afterwards."""
+    def savevm(self, tag: str) -> float:
+        """Save RAM, devices and disk as the snapshot `tag`; the guest runs on afterwards. Seconds from STOP to RESUME."""
 
     def loadvm(self, tag: str) -> None:
         """Go back to a snapshot; the guest runs on from there."""
@@ -70,4 +76,10 @@ class Entrant:
 
     name: str
     make: Maker
-    snapshot_format: str  # of a disk that savevm saves: qcow2, or raw
+    snapshot_format: str  # of a disk that savevm saves fastest: qcow2, or raw
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, all its threads together (proc(5), stat's utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

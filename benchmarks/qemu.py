@@ -1,10 +1,11 @@
-"""QEMU as a contender: Debian's qemu-system-riscv64, TCG with a single thread."""
+"""QEMU as a contender: Debian's qemu-system-*, TCG with a single thread."""
 
 from __future__ import annotations
 
 import socket
 import subprocess
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.contender import Guest, Migration
@@ -12,31 +13,55 @@ from benchmarks.qmp import Qmp, QmpError
 from benchmarks.serial import SerialConsole
 from emu.errors import EmuError
 
-QEMU = "qemu-system-riscv64"
 SNAPSHOT_FORMAT = "qcow2"  # the one format in which QEMU keeps snapshots
 EXIT_SECONDS = 10
 
-MACHINE = "-no-user-config -nodefaults -display none -machine virt -accel tcg,thread=single -smp 1"
+OPTIONS = "-no-user-config -nodefaults -display none -accel tcg,thread=single -smp 1"
 MODERN_VIRTIO = "-global virtio-mmio.force-legacy=false"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """QEMU for one architecture: its machine is as like emu's as it has one."""
+
+    name: str
+    package: str  # Debian's
+    machine: str  # options
+    line: str  # the kernel's
+    packed: bool = False  # takes a kernel only as Debian ships it
+
+
+PROGRAMS: dict[str, Program] = {
+    "riscv64": Program("qemu-system-riscv64", "qemu-system-misc", "-machine virt", "console=ttyS0"),
+    "arm64": Program("qemu-system-aarch64", "qemu-system-arm", "-machine virt -cpu cortex-a57", "console=ttyAMA0"),
+    "amd64": Program("qemu-system-x86_64", "qemu-system-x86", "-machine pc -cpu qemu64", "console=ttyS0"),
+    "armhf": Program("qemu-system-arm", "qemu-system-arm", "-machine virt -cpu cortex-a15", "console=ttyAMA0", True),
+    "i386": Program("qemu-system-i386", "qemu-system-x86", "-machine pc -cpu qemu32,+nx", "console=ttyS0 nopti"),
+}
 
 
 def command_line(guest: Guest) -> list[str]:
     """QEMU's command for `guest`, without its console, monitor and migration."""
-    command = [QEMU, *MACHINE.split(), *MODERN_VIRTIO.split(), "-m", f"{guest.memory_mib}M"]
-    command += ["-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", guest.append]
+    program = PROGRAMS[guest.arch]
+    command = [program.name, *OPTIONS.split(), *program.machine.split(), *MODERN_VIRTIO.split(), "-m", f"{guest.memory_mib}M"]
+    command += ["-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", program.line]
     if guest.disk is not None:
-        disk_format = SNAPSHOT_FORMAT if guest.snapshots else "raw"
-        command += ["-drive", f"if=none,id=disk,cache=writeback,format={disk_format},file={guest.disk}"]
+        command += ["-drive", f"if=none,id=disk,cache=writeback,format={guest.disk_format},file={guest.disk}"]
         command += ["-device", "virtio-blk-device,drive=disk"]
     return command
 
 
-def version() -> str:
-    """QEMU's version; EmuError when it is not installed."""
+def version(arch: str = "riscv64") -> str:
+    """The version of the QEMU for an architecture; EmuError when it is not installed."""
+    program = PROGRAMS[arch]
     try:
-        return subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout.split()[3]
+        return subprocess.run([program.name, "--version"], capture_output=True, text=True, check=True).stdout.split()[3]
     except FileNotFoundError as exc:
-        raise EmuError(f"{QEMU} is not installed (Debian: qemu-system-misc)") from exc
+        raise _not_installed(program) from exc
+
+
+def _not_installed(program: Program) -> EmuError:
+    return EmuError(f"{program.name} is not installed (Debian: {program.package})")
 
 
 class Qemu:
@@ -49,6 +74,12 @@ class Qemu:
         self._guest = guest
         self._log = directory / "qemu.log"
         self._open = ExitStack()
+        self._process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        """The process, from `start` on."""
+        return self._process.pid
 
     def start(self, *, incoming: bool = False) -> None:
         """Start QEMU; its console is connected before the guest runs, so that no output is lost."""
@@ -63,23 +94,23 @@ class Qemu:
         with console_end, monitor_end, self._log.open("wb") as log:
             inherited = (console_end.fileno(), monitor_end.fileno())
             try:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=inherited)
+                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=inherited)
             except FileNotFoundError as exc:
-                raise EmuError(f"{QEMU} is not installed (Debian: qemu-system-misc)") from exc
-        self._open.callback(_end, process)
+                raise _not_installed(PROGRAMS[self._guest.arch]) from exc
+        self._open.callback(_end, self._process)
         self.console = SerialConsole(console)
         try:
             self._qmp = Qmp(monitor)
         except QmpError as exc:
-            raise EmuError(f"{QEMU}: {self._log.read_text(errors='replace').strip() or exc}") from exc
+            raise EmuError(f"{command[0]}: {self._log.read_text(errors='replace').strip() or exc}") from exc
 
     def migrate(self, uri: str, *, bandwidth: int) -> Migration:
         """Move the guest by precopy."""
         return self._qmp.migrate(uri, bandwidth=bandwidth)
 
-    def savevm(self, tag: str) -> None:
+    def savevm(self, tag: str) -> float:
         """Save a snapshot in the qcow2 disk."""
-        self._qmp.monitor(f"savevm {tag}")
+        return self._qmp.savevm(tag)
 
     def loadvm(self, tag: str) -> None:
         """Go back to a snapshot."""

@@ -1,6 +1,6 @@
 """The client's side of the QEMU Machine Protocol (QEMU, docs/interop/qmp-spec.rst): one JSON object a line.
 
-One command at a time. Events are read past: what is measured here is polled for.
+One command at a time. Most of what is measured here is polled for; events are kept for what only they tell.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Qmp:
         connection.settimeout(ANSWER_SECONDS)
         self._socket = connection
         self._lines = connection.makefile("rb")
+        self._events: list[dict[str, Json]] = []
         self._receive()  # the greeting
         self.execute("qmp_capabilities")
 
@@ -42,7 +43,7 @@ class Qmp:
         except OSError as exc:
             raise QmpError(f"qmp: {command}: {exc.strerror}") from exc
         while "event" in (answer := self._receive()):
-            pass
+            self._events.append(answer)
         if "error" in answer:
             match answer["error"]:
                 case {"desc": str(text)}:
@@ -55,6 +56,17 @@ class Qmp:
         """Carry out a line of the human monitor, whose errors are the text it prints."""
         if text := self.execute("human-monitor-command", command_line=line):
             raise QmpError(f"{line}: {text}".strip())
+
+    def savevm(self, tag: str) -> float:
+        """Save a snapshot; the seconds for which the guest stood still meanwhile, as the events STOP and RESUME tell."""
+        self._events.clear()
+        self.monitor(f"savevm {tag}")
+        at: dict[Json, float] = {}
+        for event in self._events:
+            match event:
+                case {"event": name, "timestamp": {"seconds": int(seconds), "microseconds": int(microseconds)}}:
+                    at[name] = seconds + microseconds / 1e6
+        return at["RESUME"] - at["STOP"]
 
     def migrate(self, uri: str, *, bandwidth: int) -> Migration:
         """Move the guest by precopy and wait until it is gone."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contender import Guest
+from benchmarks.contender import Guest, cpu_seconds
 from benchmarks.emu import Emu, arguments
 from benchmarks.measure import BOOT_SECONDS, MIB, SETTLE_SECONDS
 from emu.errors import EmuError
@@ -86,20 +86,15 @@ def idle(guest: Guest, folder: Path) -> Idle:
         machine.start()
         machine.console.expect("^BOOT-OK", BOOT_SECONDS)
         time.sleep(SETTLE_SECONDS)
-        before, began = _cpu_seconds(machine.pid), time.monotonic()
+        before, began = cpu_seconds(machine.pid), time.monotonic()
         time.sleep(IDLE_SECONDS)
-        cpu = (_cpu_seconds(machine.pid) - before) / (time.monotonic() - began)
+        cpu = (cpu_seconds(machine.pid) - before) / (time.monotonic() - began)
         mappings = _resident(machine.pid)
         # No other mapping is as large as the guest's RAM and in memory.
         ram = max(resident for size, resident in mappings if size >= guest.memory_mib * MIB)
         return Idle(ram / MIB, (sum(resident for _size, resident in mappings) - ram) / MIB, cpu)
     finally:
         machine.close()
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(pid: int) -> list[tuple[int, int]]:

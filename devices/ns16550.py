@@ -19,16 +19,16 @@ on. Missing: DMA mode (the pins do not exist).
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
+from devices.uart import Uart, UartState
 from emu.chardev import BACKLOG_MAX, Chardev
 from emu.clock import Clock
-from emu.device import Device
 from emu.errors import StateError
 from emu.irq import IrqLine
-from migration.vmstate import State, VMState, blob, flag, optional_u64, u8, u16
+from migration.vmstate import VMState, blob, flag, optional_u64, u8, u16
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ LOOPBACK = ((Mcr.RTS, Msr.CTS), (Mcr.DTR, Msr.DSR), (Mcr.OUT1, Msr.RI), (Mcr.OUT
 
 
 @dataclass(slots=True, kw_only=True)
-class Ns16550State(State):
+class Ns16550State(UartState):
     """Registers, the receive FIFO, and what is typed ahead on its line."""
 
     VMSTATE: ClassVar[VMState] = VMState("ns16550", version=1, minimum=1)
@@ -134,10 +134,7 @@ class Ns16550State(State):
             raise StateError(f"ns16550.fcr is {self.fcr:#x}, must be 0 or have bit 0 and be within {FCR_KEPT:#x}")
         if self.errors & ~LSR_ERRORS:
             raise StateError(f"ns16550.errors is {self.errors:#x}, must be within {LSR_ERRORS:#x}")
-        if len(self.rx) > fifo_depth(self.fcr):
-            raise StateError(f"ns16550.rx holds {len(self.rx)} bytes, FIFO depth is {fifo_depth(self.fcr)}")
-        if self.rx_breaks >> len(self.rx):
-            raise StateError(f"ns16550.rx_breaks is {self.rx_breaks:#x}, rx holds {len(self.rx)} bytes")
+        self.check_fifo(fifo_depth(self.fcr))
         if self.thre_pending and not self.ier & Ier.ETBEI:
             raise StateError(f"ns16550.thre_pending is set, ier is {self.ier:#x}, must have {int(Ier.ETBEI):#x}")
         waits = self.timeout_pending or self.timeout_at is not None
@@ -150,54 +147,16 @@ def fifo_depth(fcr: int) -> int:
     return FIFO_DEPTH if fcr & Fcr.ENABLE else 1
 
 
-class Ns16550(Device[Ns16550State]):
+class Ns16550(Uart[Ns16550State]):
     """A UART between a guest and a character line. `input_clock` is in Hz."""
 
     STATE = Ns16550State
 
     def __init__(self, name: str, irq: IrqLine, chardev: Chardev, clock: Clock, *, input_clock: int = INPUT_CLOCK) -> None:
-        self._irq = irq
-        self._chardev = chardev
-        self._clock = clock
         self._input_clock = input_clock
-        self._timer = clock.timer(self._timed_out)
-        self._polled = False  # while LSR is read
-        super().__init__(name)
-        chardev.connect(self)
+        super().__init__(name, irq, chardev, clock)
 
-    def reset(self) -> None:
-        """Power on; what is typed ahead is still on the line."""
-        self.load(Ns16550State(backlog=self._chardev.backlog))
-
-    def save(self) -> Ns16550State:
-        """The state, with the input that still waits outside."""
-        return replace(self.state, backlog=self._chardev.backlog)
-
-    def after_load(self) -> None:
-        """Arm the timer again and put the typed-ahead input on the line."""
-        self._arm_timer()
-        self._chardev.restore_backlog(self.state.backlog)
-
-    # emu.chardev.Receiver
-
-    def can_receive(self) -> int:
-        """How much the guest looks for that the FIFO does not have; nothing in loopback, which cuts the line off."""
-        state = self.state
-        if state.mcr & Mcr.LOOP:
-            return 0
-        wanted = TRIGGER_LEVELS[state.fcr >> 6] if state.ier & Ier.ERBFI else int(self._polled)
-        return max(0, wanted - len(state.rx))
-
-    def receive(self, data: bytes) -> None:
-        """Put input in the FIFO."""
-        self.state.rx += data
-        self._restart_timeout()
-        self._update_irq()
-
-    def receive_break(self) -> None:
-        """A break: a null character with BI (8.4)."""
-        if not self.state.mcr & Mcr.LOOP:
-            self._shift_in(0, is_break=True)
+    # emu.device.Mmio
 
     def read(self, offset: int, size: int) -> int:  # noqa: ARG002 - every width reaches one register
         """Load a register."""
@@ -250,13 +209,18 @@ class Ns16550(Device[Ns16550State]):
 
     # Receiving
 
+    def _loopback(self) -> bool:
+        return bool(self.state.mcr & Mcr.LOOP)
+
+    def _wanted(self) -> int:
+        state = self.state
+        return TRIGGER_LEVELS[state.fcr >> 6] if state.ier & Ier.ERBFI else int(self._polled)
+
     def _read_rbr(self) -> int:
         state = self.state
         if not state.rx:
             return 0
-        value = state.rx[0]
-        state.rx = state.rx[1:]
-        state.rx_breaks >>= 1
+        value = self._take()
         self._tell_break()
         state.timeout_pending = False
         self._restart_timeout()
@@ -265,16 +229,14 @@ class Ns16550(Device[Ns16550State]):
         return value
 
     def _shift_in(self, value: int, *, is_break: bool = False) -> None:
-        """One character comes in, room or not."""
         state = self.state
         if len(state.rx) == fifo_depth(state.fcr):
             state.errors |= Lsr.OE
             if state.fcr & Fcr.ENABLE:  # the FIFO stays as it is, the character is lost (8.4)
                 self._update_irq()
                 return
-            state.rx, state.rx_breaks = b"", 0
-        state.rx_breaks |= is_break << len(state.rx)
-        state.rx += bytes([value])
+            self._empty()
+        self._put(value, is_break=is_break)
         self._tell_break()
         self._restart_timeout()
         self._update_irq()
@@ -285,13 +247,9 @@ class Ns16550(Device[Ns16550State]):
             self.state.errors |= Lsr.BI
             self.state.rx_breaks &= ~1
 
-    def _restart_timeout(self) -> None:
+    def _timeout_runs(self) -> bool:
         state = self.state
-        if state.rx and state.fcr & Fcr.ENABLE and not state.timeout_pending:
-            state.timeout_at = self._clock.now() + self._timeout_ns()
-        else:
-            state.timeout_at = None
-        self._arm_timer()
+        return bool(state.rx and state.fcr & Fcr.ENABLE and not state.timeout_pending)
 
     def _timeout_ns(self) -> int:
         lcr = self.state.lcr
@@ -299,12 +257,6 @@ class Ns16550(Device[Ns16550State]):
         # Divisor 0 stops the baud generator; input that is there should still be told.
         clocks = TIMEOUT_CHARACTERS * bits * OVERSAMPLING * (self.state.divisor or 1)
         return clocks * 1_000_000_000 // self._input_clock
-
-    def _arm_timer(self) -> None:
-        if self.state.timeout_at is None:
-            self._timer.cancel()
-        else:  # a stream may say anything
-            self._timer.arm(min(self.state.timeout_at, self._clock.now() + self._timeout_ns()))
 
     def _timed_out(self) -> None:
         self.state.timeout_at = None
@@ -315,10 +267,7 @@ class Ns16550(Device[Ns16550State]):
 
     def _write_thr(self, value: int) -> None:
         state = self.state
-        if state.mcr & Mcr.LOOP:
-            self._shift_in(value)
-        else:
-            self._chardev.write(bytes([value]))
+        self._transmit(value)
         state.thre_pending = bool(state.ier & Ier.ETBEI)
         self._update_irq()
 
@@ -339,7 +288,8 @@ class Ns16550(Device[Ns16550State]):
         switched = (state.fcr ^ value) & Fcr.ENABLE
         state.fcr = value & FCR_KEPT
         if switched or value & Fcr.RESET_RX:
-            state.rx, state.rx_breaks, state.timeout_pending = b"", 0, False
+            self._empty()
+            state.timeout_pending = False
             self._restart_timeout()
         self._update_irq()
 
@@ -368,9 +318,7 @@ class Ns16550(Device[Ns16550State]):
 
     def _read_lsr(self) -> int:
         state = self.state
-        self._polled = True
-        self._chardev.accept_input()
-        self._polled = False
+        self._poll()
         value = state.errors | Lsr.THRE | Lsr.TEMT
         if state.rx:
             value |= Lsr.DR

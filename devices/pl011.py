@@ -20,16 +20,16 @@ never arise. CTS, DSR and DCD are asserted. Missing: DMA, infrared, the break th
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
+from devices.uart import Uart, UartState
 from emu.chardev import BACKLOG_MAX, Chardev
 from emu.clock import Clock
-from emu.device import Device
 from emu.errors import StateError
 from emu.irq import IrqLine
-from migration.vmstate import State, VMState, blob, optional_u64, u8, u16, u32
+from migration.vmstate import VMState, blob, optional_u64, u8, u16, u32
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ RSR_BREAK, RSR_OVERRUN = 0x04, 0x08
 
 
 @dataclass(slots=True, kw_only=True)
-class Pl011State(State):
+class Pl011State(UartState):
     """Registers, the receive FIFO, and what is typed ahead on its line."""
 
     VMSTATE: ClassVar[VMState] = VMState("pl011", version=1, minimum=1)
@@ -107,10 +107,7 @@ class Pl011State(State):
 
     def check(self) -> None:
         """What follows from another register must."""
-        if len(self.rx) > fifo_depth(self.lcr_h):
-            raise StateError(f"pl011.rx holds {len(self.rx)} bytes, FIFO depth is {fifo_depth(self.lcr_h)}")
-        if self.rx_breaks >> len(self.rx):
-            raise StateError(f"pl011.rx_breaks is {self.rx_breaks:#x}, rx holds {len(self.rx)} bytes")
+        self.check_fifo(fifo_depth(self.lcr_h))
         if self.latched & Int.RX:
             raise StateError(f"pl011.latched is {self.latched:#x}, bit {int(Int.RX):#x} must be 0")
         if not self.rx and (self.timeout_at is not None or self.latched & Int.RT):
@@ -122,61 +119,19 @@ def fifo_depth(lcr_h: int) -> int:
     return FIFO_DEPTH if lcr_h & LCR_FIFO else 1
 
 
-class Pl011(Device[Pl011State]):
+class Pl011(Uart[Pl011State]):
     """A UART between a guest and a character line."""
 
     STATE = Pl011State
 
     def __init__(self, name: str, irq: IrqLine, chardev: Chardev, clock: Clock) -> None:
-        self._irq = irq
-        self._chardev = chardev
-        self._clock = clock
-        self._timeout = clock.timer(self._timed_out)
         self._next = clock.timer(self._next_due)
-        self._polled = False  # while FR is read
-        super().__init__(name)
-        chardev.connect(self)
-
-    def reset(self) -> None:
-        """Power on; what is typed ahead is still on the line."""
-        self.load(Pl011State(backlog=self._chardev.backlog))
-
-    def save(self) -> Pl011State:
-        """The state, with the input that still waits outside."""
-        return replace(self.state, backlog=self._chardev.backlog)
+        super().__init__(name, irq, chardev, clock)
 
     def after_load(self) -> None:
         """Arm the timers again and put the typed-ahead input on the line."""
-        now = self._clock.now()
-        for timer, deadline, most in (
-            (self._timeout, self.state.timeout_at, self._bits_ns(TIMEOUT_BITS)),
-            (self._next, self.state.next_at, self._character_ns()),
-        ):
-            timer.cancel()
-            if deadline is not None:  # a stream may say anything
-                timer.arm(min(deadline, now + most))
-        self._chardev.restore_backlog(self.state.backlog)
-
-    # emu.chardev.Receiver
-
-    def can_receive(self) -> int:
-        """How much the guest looks for that the FIFO does not have; nothing in loopback, which cuts the line off."""
-        state = self.state
-        if state.cr & CR_LOOPBACK or state.next_at is not None:
-            return 0
-        wanted = self._trigger_level() if state.imsc & INPUT_INTERRUPTS else int(self._polled)
-        return max(0, wanted - len(state.rx))
-
-    def receive(self, data: bytes) -> None:
-        """Put input in the FIFO."""
-        self.state.rx += data
-        self._restart_timeout()
-        self._update_irq()
-
-    def receive_break(self) -> None:
-        """A break: a null character that is told to be one (3.3.1)."""
-        if not self.state.cr & CR_LOOPBACK:
-            self._shift_in(0, is_break=True)
+        self._arm(self._next, self.state.next_at, self._character_ns())
+        super().after_load()
 
     # emu.device.Mmio
 
@@ -247,6 +202,14 @@ class Pl011(Device[Pl011State]):
 
     # Receiving
 
+    def _loopback(self) -> bool:
+        return bool(self.state.cr & CR_LOOPBACK)
+
+    def _wanted(self) -> int:
+        if self.state.next_at is not None:
+            return 0
+        return self._trigger_level() if self.state.imsc & INPUT_INTERRUPTS else int(self._polled)
+
     def _trigger_level(self) -> int:
         state = self.state
         return TRIGGER_LEVELS[min(state.ifls >> 3, len(TRIGGER_LEVELS) - 1)] if state.lcr_h & LCR_FIFO else 1
@@ -255,10 +218,9 @@ class Pl011(Device[Pl011State]):
         state = self.state
         if not state.rx:
             return 0
-        value = state.rx[0] | (DR_BREAK if state.rx_breaks & 1 else 0)
-        state.rsr = state.rsr & RSR_OVERRUN | (RSR_BREAK if state.rx_breaks & 1 else 0)
-        state.rx = state.rx[1:]
-        state.rx_breaks >>= 1
+        is_break = state.rx_breaks & 1
+        value = self._take() | (DR_BREAK if is_break else 0)
+        state.rsr = state.rsr & RSR_OVERRUN | (RSR_BREAK if is_break else 0)
         state.latched &= ~Int.RT
         if not state.rx:
             state.next_at = self._clock.now() + self._character_ns()
@@ -269,9 +231,7 @@ class Pl011(Device[Pl011State]):
 
     def _read_fr(self) -> int:
         state = self.state
-        self._polled = True
-        self._chardev.accept_input()
-        self._polled = False
+        self._poll()
         value = Fr.CTS | Fr.DSR | Fr.DCD | Fr.TXFE
         if not state.rx:
             value |= Fr.RXFE
@@ -280,14 +240,12 @@ class Pl011(Device[Pl011State]):
         return int(value)
 
     def _shift_in(self, value: int, *, is_break: bool = False) -> None:
-        """One character comes in; without room it is lost, and what is there stays."""
         state = self.state
-        if len(state.rx) == fifo_depth(state.lcr_h):
+        if len(state.rx) == fifo_depth(state.lcr_h):  # it is lost, and what is there stays
             state.rsr |= RSR_OVERRUN
             state.latched |= Int.OE
         else:
-            state.rx_breaks |= is_break << len(state.rx)
-            state.rx += bytes([value])
+            self._put(value, is_break=is_break)
             state.latched |= Int.BE if is_break else 0
             self._restart_timeout()
         self._update_irq()
@@ -296,13 +254,11 @@ class Pl011(Device[Pl011State]):
         self.state.next_at = None
         self._chardev.accept_input()
 
-    def _restart_timeout(self) -> None:
-        if self.state.rx:
-            self.state.timeout_at = self._clock.now() + self._bits_ns(TIMEOUT_BITS)
-            self._timeout.arm(self.state.timeout_at)
-        else:
-            self.state.timeout_at = None
-            self._timeout.cancel()
+    def _timeout_ns(self) -> int:
+        return self._bits_ns(TIMEOUT_BITS)
+
+    def _timeout_runs(self) -> bool:
+        return bool(self.state.rx)
 
     def _timed_out(self) -> None:
         self.state.timeout_at = None
@@ -320,16 +276,13 @@ class Pl011(Device[Pl011State]):
     # Transmitting, control
 
     def _write_dr(self, value: int) -> None:
-        if self.state.cr & CR_LOOPBACK:
-            self._shift_in(value)
-        else:
-            self._chardev.write(bytes([value]))
+        self._transmit(value)
         self.state.latched |= Int.TX
 
     def _write_lcr_h(self, value: int) -> None:
         state = self.state
         if (state.lcr_h ^ value) & LCR_FIFO:  # switching the FIFOs empties them
-            state.rx, state.rx_breaks = b"", 0
+            self._empty()
             state.latched &= ~Int.RT
             self._restart_timeout()
         state.lcr_h = value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Never, Protocol
 
 from emu.block.image import Image
 from emu.chardev import Chardev
@@ -92,6 +93,9 @@ class BoardDevice(Savable, Protocol):
 
     def reset(self) -> None:
         """Back to the state after power-on."""
+
+    def prepared(self, state: Never) -> AbstractContextManager[None]:
+        """Hold what of the host a checked state needs, for `load` inside; EmuError when it cannot be had."""
 
 
 class BoardCpu(Cpu, Savable, Protocol):

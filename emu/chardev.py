@@ -10,6 +10,7 @@ typed, not yet seen by the guest, and goes where the guest goes: the device save
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 BACKLOG_MAX = 4096  # bytes, as many as a Linux terminal keeps; back-ends hold more by not reading
@@ -28,18 +29,18 @@ class Receiver(Protocol):
         """The other side holds the line low for longer than a character."""
 
 
-class Chardev:
+class Chardev(ABC):
     """Base of the back-ends. One that takes output overrides `write`, one that gives input calls `feed`."""
 
     def __init__(self) -> None:
         self._receiver: Receiver | None = None
         self._backlog = bytearray()
 
+    @abstractmethod
     def write(self, data: bytes) -> None:
         """Take the guest's output, all of it, without blocking the vCPU thread."""
-        raise NotImplementedError
 
-    def room_made(self) -> None:
+    def room_made(self) -> None:  # noqa: B027 - a back-end that gives no input has nothing to do
         """`feed` takes bytes again after it refused some; a back-end that gives input overrides this."""
 
     def connect(self, receiver: Receiver) -> None:

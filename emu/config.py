@@ -12,7 +12,7 @@ MAX_MEMORY = 1 << 40  # bytes; past any host that this runs on
 PAGE = 4096
 
 SAVEVM = {
-    "refuse": "a writable image keeps no snapshots, so savevm is refused",
+    "inside": "snapshots are kept in the image; a writable raw image cannot, so savevm is refused",
     "copy": "a copy of the whole disk goes into every snapshot, and loadvm puts it back",
 }
 
@@ -20,6 +20,10 @@ SAVEVM = {
 SECURITY = {
     "mapped": "owners, modes, device nodes and links of the guest are kept in extended attributes (QEMU's mapped-xattr)",
     "none": "files are the host's own as far as the user may make them; device nodes are refused",
+}
+ON_MISMATCH = {
+    "abort": "a guest that has files open which are not the same here is refused, and runs on where it was",
+    "stale": "the guest comes, and what it asks of these files is answered with ESTALE",
 }
 TAG_MAX = 31  # bytes of a share's tag, as in QEMU
 LOG_CHANNELS = {  # QEMU's -d
@@ -38,7 +42,7 @@ class DriveConfig:
     id: str
     readonly: bool = False
     serial: str = ""
-    savevm: str = "refuse"  # a key of SAVEVM
+    savevm: str = "inside"  # a key of SAVEVM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,8 @@ class ShareConfig:
     tag: str  # what the guest mounts it by
     readonly: bool = False
     security: str = "none"  # a key of SECURITY
+    migratable: bool = False  # the guest may be saved and moved with the share mounted
+    on_mismatch: str = "abort"  # a key of ON_MISMATCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ A device gets what it needs by its constructor (an IrqLine, a clock, guest memor
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Generic, Protocol, TypeVar, cast
 
 from migration.vmstate import State
@@ -47,6 +48,13 @@ class Device(Generic[StateT]):
         """Take over a checked state. Cannot fail."""
         self.state = state
         self.after_load()
+
+    def prepared(self, state: StateT) -> AbstractContextManager[None]:  # noqa: ARG002 - for devices that need something
+        """Hold what of the host a checked state needs, for `load` inside; EmuError, and nothing held, when it cannot be had.
+
+        Called on any thread, with the guest held.
+        """
+        return nullcontext()
 
     def after_load(self) -> None:
         """Rebuild what is derived from `state` inside this device alone; line levels come with the controller."""

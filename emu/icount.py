@@ -27,11 +27,11 @@ NEVER = 1 << 62  # ns; a timer set to the end of time is none, else an idle gues
 class CountingEngine(Protocol):
     """The engine below the CPU."""
 
-    budget: int  # instructions the next slice executes at most
+    budget: int  # instructions the next slice executes at most; setting it begins the slice
 
     @property
     def executed(self) -> int:
-        """Instructions of the last slice; in a callback, those of the running one up to and with the current."""
+        """Instructions of the slice; in a callback, those up to and with the current."""
 
     def flush_tlb(self) -> None:
         """Forget all address translations."""

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Never, TypeVar, cast
 
 from emu.block.copy import DiskCopy
 from emu.block.image import Image, open_image
@@ -23,14 +23,16 @@ from emu.errors import MigrationError
 from emu.events import Events
 from emu.icount import CountedVcpu, InstructionTime
 from emu.ram import Ram
+from emu.ramcopy import RamCopy
 from emu.runstate import NEED_DISKS, RunState, RunStateError, check_transition
+from emu.snapshots import place_of_snapshots, unsavable_reasons
 from emu.vcpu import Vcpu
 from migration.blockers import Blockers
 from migration.manager import Migrations
 from migration.protocols import DirtyLog, Pause, RamBlock, Savable, StepHook, no_hook
-from migration.snapshot import SaveReport, SnapshotStore, load_snapshot, save_snapshot
+from migration.snapshot import SAVE, SaveOptions, SaveReport
 from migration.status import Status
-from migration.vmstate import Wire
+from migration.vmstate import State, Wire
 
 T = TypeVar("T")
 BuildBoard = Callable[[Wiring], Board]
@@ -59,7 +61,6 @@ class Machine:
         self.config = config
         self.events = Events()
         self.blockers = Blockers(lambda: self.migrations.under_way)
-        self.snapshots = SnapshotStore(config.snapshots)
         self.exit_code = 0  # what the guest gave when it switched itself off
         self.over = threading.Event()  # set when the guest is off, or its process should end for another reason
         self.migrations: Migrations = Migrations(
@@ -69,11 +70,13 @@ class Machine:
         self._clock = VirtualClock(counted.now, wall_ns=None) if config.icount else VirtualClock()
         self._stop_timer = self._clock.timer(self._stop_due)
         self._lock = threading.RLock()
+        self._snapshot_lock = threading.Lock()  # one snapshot command at a time
         self._state = RunState.PRELAUNCH
         self._before_hold = RunState.PRELAUNCH
         with contextlib.ExitStack() as undo:
             self.drives = list(_open_drives(config.drives, active=not incoming, undo=undo))
             self.disks = ImageSet([image for _drive, image in self.drives])
+            self.snapshots = place_of_snapshots(self.drives, config.snapshots, self.blockers, self.now)
             self.board = build(
                 Wiring(
                     config=config,
@@ -179,21 +182,22 @@ class Machine:
             self._vcpu.call(self.board.drain)
         self.over.set()
 
-    def savevm(self, tag: str) -> SaveReport:
+    def savevm(self, tag: str, how: SaveOptions = SAVE) -> SaveReport:
         """Save the guest as `tag`."""
-        path = self.snapshots.path(tag)
-        self._refuse_while_migrating("saved")
-        return save_snapshot(self, path)
+        with self._snapshot_lock:
+            self._refuse_while_migrating("saved")
+            return self.snapshots.save(self, tag, how)
 
-    def loadvm(self, tag: str) -> None:
-        """Become the guest saved as `tag`; running before, it runs after."""
-        path = self.snapshots.existing(tag)
-        self._refuse_while_migrating("replaced")
-        load_snapshot(self, path)
+    def loadvm(self, tag: str, *, vmstate: str | None = None) -> None:
+        """Become the guest saved as `tag`, its state in the drive `vmstate` if given; running before, it runs after."""
+        with self._snapshot_lock:
+            self._refuse_while_migrating("replaced")
+            self.snapshots.load(self, tag, vmstate=vmstate)
 
     def delvm(self, tag: str) -> None:
         """Delete the snapshot `tag`."""
-        self.snapshots.delete(tag)
+        with self._snapshot_lock:
+            self.snapshots.delete(tag)
 
     def _refuse_while_migrating(self, what: str) -> None:
         if self.migrations.under_way or self._state is RunState.INMIGRATE:
@@ -267,7 +271,12 @@ class Machine:
     def configuration(self) -> Mapping[str, Wire]:
         """What must be equal on both sides."""
         shares: dict[str, Wire] = {
-            share.tag: {"readonly": share.readonly, "security": share.security} for share in self.config.shares
+            share.tag: {
+                "readonly": share.readonly,
+                "security": share.security,
+                **({"migratable": True} if share.migratable else {}),
+            }
+            for share in self.config.shares
         }
         return {
             "target": self.config.target,
@@ -297,16 +306,24 @@ class Machine:
 
     def unsavable_reasons(self) -> list[str]:
         """Whole sentences, one for each thing that forbids saving alone."""
-        return [
-            f"Drive {drive.id!r} is a writable {image.format} image, which keeps no snapshots: give it ,readonly, "
-            "or ,savevm=copy to keep a copy of it in every snapshot."
-            for drive, image in self.drives
-            if not drive.readonly and drive.savevm == "refuse"
-        ]
+        return unsavable_reasons(self.drives)
 
     def disk_copies(self) -> Sequence[DiskCopy]:
         """The disks whose content a snapshot keeps."""
         return [DiskCopy(drive.id, image) for drive, image in self.drives if not drive.readonly and drive.savevm == "copy"]
+
+    def copy_ram(self) -> RamCopy:
+        """A copy of all RAM as it is now."""
+        return RamCopy(self.board.rams)
+
+    @contextlib.contextmanager
+    def prepared(self, states: Sequence[tuple[Savable, State]]) -> Iterator[None]:
+        """Hold what of the host these states need."""
+        by_name = {savable.name: state for savable, state in states}
+        with contextlib.ExitStack() as stack:
+            for device in self.board.devices:
+                stack.enter_context(device.prepared(cast(Never, by_name[device.name])))  # parsed as the class it declares
+            yield
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the vCPU thread between slices."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,16 +10,12 @@ from emu.errors import GuestError
 if TYPE_CHECKING:
     from emu.ram import Ram
 
-U16 = struct.Struct("<H")
-U32 = struct.Struct("<I")
-U64 = struct.Struct("<Q")
-
 
 class GuestMemory:
     """All RAM by guest-physical address. An access must lie inside one block of RAM; any other is a GuestError.
 
-    `read` and the like may be called from any thread. `write` and the like belong to the vCPU thread, as `written` does: they
-    tell the CPU that code may have changed.
+    `view` and `read` may be called from any thread. `write` and `written` belong to the vCPU thread: they tell the CPU that
+    code may have changed.
     """
 
     def __init__(self, rams: Sequence[Ram], on_write: Callable[[int, int], None]) -> None:
@@ -50,36 +45,6 @@ class GuestMemory:
         """Say that somebody wrote these bytes through `view`, on the vCPU thread and before the guest is told of it."""
         self._find(address, size)
         self._on_write(address, size)
-
-    def read_u16(self, address: int) -> int:
-        """The little-endian 16-bit value at `address`."""
-        value: int = U16.unpack_from(*self._find(address, 2))[0]
-        return value
-
-    def read_u32(self, address: int) -> int:
-        """The little-endian 32-bit value at `address`."""
-        value: int = U32.unpack_from(*self._find(address, 4))[0]
-        return value
-
-    def read_u64(self, address: int) -> int:
-        """The little-endian 64-bit value at `address`."""
-        value: int = U64.unpack_from(*self._find(address, 8))[0]
-        return value
-
-    def write_u16(self, address: int, value: int) -> None:
-        """Put a 16-bit value at `address`, little endian."""
-        U16.pack_into(*self._find(address, 2), value)
-        self._on_write(address, 2)
-
-    def write_u32(self, address: int, value: int) -> None:
-        """Put a 32-bit value at `address`, little endian."""
-        U32.pack_into(*self._find(address, 4), value)
-        self._on_write(address, 4)
-
-    def write_u64(self, address: int, value: int) -> None:
-        """Put a 64-bit value at `address`, little endian."""
-        U64.pack_into(*self._find(address, 8), value)
-        self._on_write(address, 8)
 
     def _find(self, address: int, size: int) -> tuple[memoryview, int]:
         """The block that holds all of the access, and the offset in it."""

@@ -26,6 +26,8 @@ TINY = (  # the targets that have a tiny guest
     "riscv64",
     "s390x",
     "sparc",
+    "sparc64",
+    "tricore",
     "x86_64",
 )
 _TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"

@@ -10,10 +10,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from emu.errors import ConfigError, EmuError
+from images.tricore.link import link
 
 IMAGES = Path(__file__).parent
 SOURCES = IMAGES / "tiny"
@@ -31,6 +33,7 @@ class Isa:
     link_address: int
     flags: tuple[str, ...]
     libraries: tuple[str, ...] = ()  # behind the sources
+    link: Callable[[bytes, list[Path], int], bytes] | None = None  # makes the image of object, assembly and address; None: ld
 
 
 MIPS_FLAGS = ("-mno-abicalls", "-G0", "-msoft-float", "-mno-mips16", "-mno-dsp")
@@ -107,12 +110,27 @@ ISAS: dict[str, Isa] = {
         link_address=0x4000_1000,
         flags=("-m32", "-mcpu=leon3", "-mflat"),
     ),
+    "sparc64": Isa(
+        folders=("sparc64", "goldfish", "bswap"),
+        compiler="sparc64-linux-gnu-gcc",
+        package="gcc-sparc64-linux-gnu",
+        link_address=0x10_0000,  # a multiple of 32 KiB, as its trap table's address
+        flags=("-m64", "-mcpu=ultrasparc", "-mcmodel=medlow", "-mno-fpu", "-mflat"),
+    ),
     "s390x": Isa(
         folders=("s390x", "goldfish"),
         compiler="s390x-linux-gnu-gcc",
         package="gcc-s390x-linux-gnu",
         link_address=0x1_0000,
         flags=("-march=z10", "-msoft-float"),
+    ),
+    "tricore": Isa(
+        folders=("tricore", "goldfish", "div64"),
+        compiler="riscv64-linux-gnu-gcc",
+        package="gcc-riscv64-linux-gnu",
+        link_address=0x8010_0000,
+        flags=("-march=rv32em", "-mabi=ilp32e", "-mno-div", "-mcmodel=medlow", "-mno-relax", "-fno-jump-tables"),
+        link=link,
     ),
     "arm64": Isa(
         folders=("armvirt", "arm64"),
@@ -149,6 +167,8 @@ FLAGS = (
     "-fno-pic",
     "-fno-asynchronous-unwind-tables",
     "-fno-tree-loop-distribute-patterns",  # memcpy's own loop must not become a call of memcpy
+)
+LINK_FLAGS = (
     "-static",
     "-no-pie",
     "-nostdlib",
@@ -176,18 +196,21 @@ def compile_image(name: str) -> bytes:
     ]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "tiny.elf"
-        command = [
-            compiler,
-            *FLAGS,
-            *isa.flags,
-            f"-ffile-prefix-map={SOURCES}=.",
-            f"-Wl,--defsym=LINK_ADDRESS={isa.link_address}",
-        ]
+        command = [compiler, *FLAGS, *isa.flags, f"-ffile-prefix-map={SOURCES}=."]
+        if isa.link is None:
+            command += [*LINK_FLAGS, f"-Wl,--defsym=LINK_ADDRESS={isa.link_address}"]
+        else:
+            command += ["-r", "-nostdlib", "-Wl,-melf32lriscv"]
         command += [*sources, *isa.libraries, "-o", str(output)]
         done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=BUILD_LIMIT, check=False)
         if done.returncode:
             raise ConfigError(f"{isa.compiler} ended with {done.returncode} on images/tiny for {name}:\n{done.stderr.rstrip()}")
-        return output.read_bytes()
+        made = output.read_bytes()
+        if isa.link is None:
+            return made
+        return isa.link(
+            made, sorted(path for folder in isa.folders for path in (SOURCES / folder).glob("*.s")), isa.link_address
+        )
 
 
 def check_image(name: str) -> None:

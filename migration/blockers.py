@@ -29,6 +29,7 @@ class Blockers:
         """`moving` tells whether the guest is being moved already, when it is too late for reasons."""
         self._moving = moving
         self._blockers: list[Blocker] = []
+        self._questions: list[Callable[[], list[str]]] = []
         self._lock = threading.Lock()
 
     def add(self, reason: str) -> Blocker:
@@ -40,6 +41,10 @@ class Blockers:
             self._blockers.append(blocker)
         return blocker
 
+    def ask(self, question: Callable[[], list[str]]) -> None:
+        """Have `question` answer with whole sentences, whenever reasons are asked for, on any thread."""
+        self._questions.append(question)
+
     def remove(self, blocker: Blocker) -> None:
         """Take one reason away; harmless when it is gone."""
         with self._lock:
@@ -47,6 +52,7 @@ class Blockers:
                 self._blockers.remove(blocker)
 
     def reasons(self) -> list[str]:
-        """All reasons, the oldest first."""
+        """All reasons, the oldest first, then those that questions are answered with."""
         with self._lock:
-            return [blocker.reason for blocker in self._blockers]
+            added = [blocker.reason for blocker in self._blockers]
+        return added + [reason for question in self._questions for reason in question()]

@@ -7,9 +7,11 @@ taken as it comes (it holds no guest yet); devices change only after everything 
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 from emu.errors import EmuError
 from migration.channel import Cancelled, Channel, Listener
+from migration.mapped import find_region, map_ram
 from migration.protocols import Guest, Step, StepHook
 from migration.received import check_same_machine, receive
 from migration.sections import dump_sections, plan_load
@@ -92,17 +94,26 @@ class Incoming:
         blocks = self._guest.ram_blocks()
         for block in blocks:
             block.discard()
-        state = receive(reader, channel, blocks, ram_now=True, on_frame=self._note_progress, on_round=self._round_over)
+        state = receive(
+            reader,
+            blocks,
+            label=channel.label,
+            find=partial(find_region, channel),
+            ram_now=True,
+            on_frame=self._note_progress,
+            on_round=self._round_over,
+        )
         plan = plan_load(savables, state.sections)
         self._hook(Step.STATE_HEARD)
         run = state.run and not self._stay_paused
 
         def commit() -> None:
-            state.map_ram()
+            map_ram(state.regions)
             plan.commit()
             self._guest.loaded()
 
-        self._guest.call(commit)
+        with self._guest.prepared(plan.states):
+            self._guest.call(commit)
         self._hook(Step.STATE_COMMITTED)
         self._status.go(Status.DEVICE)
         self._guest.disks.activate()

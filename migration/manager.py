@@ -6,15 +6,13 @@ import threading
 from collections.abc import Callable
 
 from emu.errors import MigrationError
-from migration.channel import Channel, Listener, listen, parse_uri
+from migration.channel import listen, parse_uri
 from migration.destination import Incoming
 from migration.protocols import PAGE, Guest, StepHook, no_hook
 from migration.settings import Capabilities, Parameters
 from migration.source import Outgoing, Progress
 from migration.status import Status, StatusMachine
 from migration.vmstate import Wire
-
-Listening = Callable[[str], None]
 
 
 class Migrations:
@@ -94,14 +92,6 @@ class Migrations:
     def incoming(self, uri: str, *, stay_paused: bool = False) -> str:
         """Wait at `uri` for a guest to come in; returns the URI to tell the source, at once."""
         listener = listen(parse_uri(uri))
-        return self._receive(listener, stay_paused=stay_paused)
-
-    def incoming_channel(self, channel: Channel, uri: str) -> None:
-        """Take in the guest that comes over a channel which is open already."""
-        self._receive(Listener(parse_uri(uri), None, channel), stay_paused=False)
-
-    def _receive(self, listener: Listener, *, stay_paused: bool) -> str:
-        uri = listener.uri
         with self._lock:
             try:
                 self._begin()
@@ -110,9 +100,9 @@ class Migrations:
                 raise
             incoming = Incoming(self._guest, listener, self._status, self.capabilities, self._hook, stay_paused=stay_paused)
             self._outgoing, self._incoming = None, incoming
-            self._listening_at = uri
+            self._listening_at = listener.uri
         threading.Thread(target=incoming.run, name="migration", daemon=True).start()
-        return uri
+        return listener.uri
 
     def _begin(self) -> None:
         if self._status.under_way:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,18 @@ class MappedRegion:
     fd: int
     offset: int
     size: int
+
+
+def map_ram(regions: Iterable[tuple[RamBlock, MappedRegion]]) -> None:
+    """Put RAM that lies in a file in place."""
+    for block, region in regions:
+        block.map_file(region.fd, region.offset)
+
+
+def load_disks(regions: Iterable[tuple[DiskCopy, MappedRegion]]) -> None:
+    """Give disks the content that lies in a file."""
+    for disk, region in regions:
+        disk.load(region.fd, region.offset)
 
 
 def _file(channel: Channel) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Never, Protocol, TypeVar
 
@@ -100,6 +101,57 @@ class DiskCopy(Protocol):
         """Make the content what lies in `fd` from `offset` on."""
 
 
+class RamCopy(Protocol):
+    """All guest RAM as it was at one moment."""
+
+    def read(self, name: str, first: int, size: int) -> memoryview:
+        """`size` bytes, whole pages and 4 MiB at most, from page `first` of the block `name` on; valid until the next read."""
+
+    def close(self) -> None:
+        """Give the copy back; harmless when done."""
+
+
+class NewSnapshot(Protocol):
+    """A snapshot that is being made inside the images of all writable disks, the state in one of them."""
+
+    @property
+    def cluster_size(self) -> int:
+        """Bytes; what `put_state` takes are multiples."""
+
+    def prepare(self) -> None:
+        """Refuse what `keep` would refuse, and put on disk what `freeze` would have to wait for."""
+
+    def freeze(self) -> None:
+        """The disks are to be seen as they are now; called while the guest is held."""
+
+    def put_state(self, position: int, data: bytearray | memoryview) -> None:
+        """Write whole clusters at `position` of the state, each once; the guest may run."""
+
+    def keep(self, state_size: int) -> None:
+        """Have the snapshot on disk, in every image or in none."""
+
+    def thaw(self) -> None:
+        """There will be no snapshot; harmless when none was begun."""
+
+
+class SavedState(Protocol):
+    """The state in an image's snapshot."""
+
+    @property
+    def cluster_size(self) -> int:
+        """Bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def readv(self, position: int, buffers: Sequence[bytearray | memoryview]) -> None:
+        """Fill `buffers` one after the other from `position`."""
+
+    def data_runs(self, position: int, length: int) -> Iterator[tuple[int, int]]:
+        """(position, length) of the parts that may hold something; all else reads as zero."""
+
+
 class Pause(StrEnum):
     """Why a migration holds the guest; the names are QEMU's run states."""
 
@@ -127,6 +179,9 @@ class Guest(Protocol):
     def dirty_log(self, block: RamBlock) -> DirtyLog:
         """A new dirty log for `block`."""
 
+    def copy_ram(self) -> RamCopy:
+        """A copy of all RAM as it is now; called while the guest is held, which may run before the copy is closed."""
+
     def blocked_reasons(self) -> list[str]:
         """Whole sentences, one for each thing that forbids saving and moving; empty when nothing does."""
 
@@ -135,6 +190,9 @@ class Guest(Protocol):
 
     def disk_copies(self) -> Sequence[DiskCopy]:
         """The disks whose content a snapshot keeps, in order."""
+
+    def prepared(self, states: Sequence[tuple[Savable, State]]) -> AbstractContextManager[None]:
+        """Hold what of the host these states need, for them to be loaded inside; EmuError when it cannot be had."""
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the vCPU thread between slices and return what it returns."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from emu.errors import MigrationError, StreamError
-from migration.channel import Channel
-from migration.mapped import MappedRegion, find_region
 from migration.pages import RamReceiver, find_block
 from migration.protocols import DiskCopy, RamBlock
 from migration.sections import Section
 from migration.stream import Kind, StreamReader
 from migration.vmstate import Wire
+
+Region = TypeVar("Region")
 
 MAX_SECTIONS = 4096  # a machine has tens of devices
 
@@ -42,23 +43,13 @@ def _compare(path: str, theirs: Wire, ours: Wire) -> None:
 
 
 @dataclass(slots=True)
-class ReceivedState:
+class ReceivedState(Generic[Region]):
     """A state read to its END: RAM that came in frames is in place, all else only noted."""
 
     run: bool = False
     sections: list[Section] = field(default_factory=list)
-    regions: list[tuple[RamBlock, MappedRegion]] = field(default_factory=list)
-    disks: list[tuple[DiskCopy, MappedRegion]] = field(default_factory=list)
-
-    def map_ram(self) -> None:
-        """Put RAM that lies in a file in place."""
-        for block, region in self.regions:
-            block.map_file(region.fd, region.offset)
-
-    def load_disks(self) -> None:
-        """Give every disk the content it had."""
-        for disk, region in self.disks:
-            disk.load(region.fd, region.offset)
+    regions: list[tuple[RamBlock, Region]] = field(default_factory=list)
+    disks: list[tuple[DiskCopy, Region]] = field(default_factory=list)
 
 
 def find_disk(disks: Sequence[DiskCopy], name: Wire) -> DiskCopy:
@@ -71,34 +62,36 @@ def find_disk(disks: Sequence[DiskCopy], name: Wire) -> DiskCopy:
 
 def receive(
     reader: StreamReader,
-    channel: Channel,
     blocks: Sequence[RamBlock],
     *,
+    label: str,
+    find: Callable[[Wire, int, str], Region],
     disks: Sequence[DiskCopy] = (),
     ram_now: bool,
     on_frame: Callable[[StreamReader], None] = lambda _reader: None,
     on_round: Callable[[], None] = lambda: None,
-) -> ReceivedState:
-    """Read frames up to END. RAM frames are applied as they come when `ram_now`, else refused: a guest is still in that RAM."""
+) -> ReceivedState[Region]:
+    """Read frames up to END. RAM frames are applied as they come when `ram_now`, else refused: a guest is still in that RAM.
+
+    `find(size, expected, name)` finds the region behind a MAP frame that says it has `size` bytes; `label` names the stream.
+    """
     receiver = RamReceiver(blocks)
-    state = ReceivedState()
+    state: ReceivedState[Region] = ReceivedState()
     while True:
         frame = reader.next()
         match frame.kind:
             case Kind.RAM if ram_now:
                 receiver.take(frame)
             case Kind.RAM:
-                raise StreamError(
-                    f"{channel.label} holds a migration stream, not a snapshot; start a machine with --incoming for it"
-                )
+                raise StreamError(f"{label} holds a migration stream, not a snapshot; start a machine with --incoming for it")
             case Kind.MAP:
                 fields = frame.fields()
                 if "disk" in fields:
                     disk = find_disk(disks, fields["disk"])
-                    state.disks.append((disk, find_region(channel, fields.get("size"), disk.size, f"disk {disk.name}")))
+                    state.disks.append((disk, find(fields.get("size"), disk.size, f"disk {disk.name}")))
                     continue
                 block = find_block(blocks, fields.get("block"))
-                state.regions.append((block, find_region(channel, fields.get("size"), block.size, block.name)))
+                state.regions.append((block, find(fields.get("size"), block.size, block.name)))
             case Kind.SECTION:
                 state.sections.append(Section.from_wire(frame.fields()))
                 if len(state.sections) > MAX_SECTIONS:

@@ -6,12 +6,15 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from emu.errors import MigrationError
 from migration.channel import Address, Channel, listen
-from migration.mapped import write_disk, write_ram
+from migration.mapped import find_region, load_disks, map_ram, write_disk, write_ram
 from migration.protocols import Guest, Pause
 from migration.received import check_same_machine, receive
 from migration.sections import describe_sections, dump_sections, plan_load
@@ -21,14 +24,56 @@ SUFFIX = ".emu"
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")  # a file name in the snapshot folder, and nothing that leaves it
 
 
+OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveOptions:
+    """How a snapshot is to be saved."""
+
+    overwrite: bool = True  # one of the same tag is replaced; else refused
+    vmstate: str | None = None  # the drive whose image is to hold the state; None: the first that can
+    on_progress: OnProgress = lambda _done, _total: None
+
+
+SAVE = SaveOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class SaveReport:
+    """What a savevm cost."""
+
+    pause: float  # seconds for which the guest stood still
+    total: float  # seconds until the file was safe on the disk
+    size: int  # bytes written
+
+
+class Snapshots(Protocol):
+    """All snapshots of one machine."""
+
+    def list(self) -> list[SnapshotInfo]:
+        """The oldest first; those that not every writable drive has come last."""
+
+    def save(self, guest: Guest, tag: str, how: SaveOptions) -> SaveReport:
+        """Save the guest as `tag`."""
+
+    def load(self, guest: Guest, tag: str, *, vmstate: str | None) -> None:
+        """Become the guest saved as `tag`, whose state is in the drive `vmstate` if that is given."""
+
+    def delete(self, tag: str) -> None:
+        """Forget the snapshot `tag`."""
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotInfo:
     """One line of `info snapshots`."""
 
     tag: str
-    path: Path
-    size: int  # bytes on disk
-    taken: float  # seconds since the epoch
+    size: int  # bytes: on disk, or of the state inside an image
+    taken_ns: int  # since the epoch
+    clock_ns: int | None = None  # the guest's time; None where it takes reading the state
+    only_on: str = ""  # the drive, for one that not every writable drive has, and that cannot be loaded
+    id: str = "--"  # on that drive; those on several may differ
 
 
 class SnapshotStore:
@@ -56,30 +101,37 @@ class SnapshotStore:
         found = []
         for path in self.folder.glob("*" + SUFFIX):
             status = path.stat()
-            found.append(SnapshotInfo(path.name.removesuffix(SUFFIX), path, status.st_blocks * 512, status.st_mtime))
-        return sorted(found, key=lambda info: (info.taken, info.tag))
+            found.append(SnapshotInfo(path.name.removesuffix(SUFFIX), status.st_blocks * 512, status.st_mtime_ns))
+        return sorted(found, key=lambda info: (info.taken_ns, info.tag))
+
+    def save(self, guest: Guest, tag: str, how: SaveOptions) -> SaveReport:
+        """Save the guest as `tag`."""
+        path = self.path(tag)
+        if path.exists() and not how.overwrite:
+            raise MigrationError(f"Snapshot '{tag}' already exists in {self.folder}")
+        return save_snapshot(guest, path)
+
+    def load(self, guest: Guest, tag: str, *, vmstate: str | None) -> None:  # noqa: ARG002 - no drive holds a state here
+        """Become the guest saved as `tag`."""
+        load_snapshot(guest, self.existing(tag))
 
     def delete(self, tag: str) -> None:
         """Remove one snapshot."""
         self.existing(tag).unlink()
 
 
-@dataclass(frozen=True, slots=True)
-class SaveReport:
-    """What a savevm cost."""
-
-    pause: float  # seconds for which the guest stood still
-    total: float  # seconds until the file was safe on the disk
-    size: int  # bytes written
+def check_may_be(guest: Guest, done: str) -> None:
+    """Refuse with all reasons unless the guest may be `done`: saved, or replaced."""
+    reasons = guest.blocked_reasons() + guest.unsavable_reasons()
+    if reasons:
+        raise MigrationError(f"the guest cannot be {done}: " + " ".join(reasons))
+    if not guest.disks.active:
+        raise MigrationError(f"the guest cannot be {done} while its disks belong to another process")
 
 
 def save_snapshot(guest: Guest, path: Path) -> SaveReport:
     """Write the guest's state to `path` in one piece; a file of that name is replaced only when the new one is complete."""
-    reasons = guest.blocked_reasons() + guest.unsavable_reasons()
-    if reasons:
-        raise MigrationError("the guest cannot be saved: " + " ".join(reasons))
-    if not guest.disks.active:
-        raise MigrationError("the guest cannot be saved while its disks belong to another process")
+    check_may_be(guest, "saved")
     began = time.monotonic()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
@@ -121,27 +173,26 @@ def _write(guest: Guest, channel: Channel, *, run: bool) -> int:
 
 def load_snapshot(guest: Guest, path: Path) -> None:
     """Replace the guest by the one in `path`; running before, it runs after. A refused file changes nothing."""
-    reasons = guest.blocked_reasons() + guest.unsavable_reasons()
-    if reasons:
-        raise MigrationError("the guest cannot be replaced: " + " ".join(reasons))
-    if not guest.disks.active:
-        raise MigrationError("a snapshot cannot be loaded while the guest's disks belong to another process")
+    check_may_be(guest, "replaced")
     listener = listen(Address("file", str(path), f"file:{path}"))
     with contextlib.closing(listener), contextlib.closing(listener.accept()) as channel:
         reader = StreamReader(channel)
         reader.start()
         check_same_machine(reader.expect(Kind.CONFIG).fields().get("machine"), guest.configuration(), uuid=False)
-        state = receive(reader, channel, guest.ram_blocks(), disks=guest.disk_copies(), ram_now=False)
+        find = partial(find_region, channel)
+        disks = guest.disk_copies()
+        state = receive(reader, guest.ram_blocks(), label=channel.label, find=find, disks=disks, ram_now=False)
         plan = plan_load(guest.savables(), state.sections)
         ran = guest.hold(Pause.RESTORE_VM)
+
+        def commit() -> None:
+            map_ram(state.regions)
+            plan.commit()
+            guest.loaded()
+
         try:
-            state.load_disks()
-
-            def commit() -> None:
-                state.map_ram()
-                plan.commit()
-                guest.loaded()
-
-            guest.call(commit)
+            with guest.prepared(plan.states):
+                load_disks(state.disks)
+                guest.call(commit)
         finally:
             guest.release(run=ran)

@@ -30,13 +30,13 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import cast
+from typing import Protocol, cast
 
 import msgpack
 import xxhash
 
 from emu.errors import MigrationError, StreamError
-from migration.channel import Buffer, Channel
+from migration.channel import Buffer
 from migration.vmstate import Wire
 
 MAGIC: bytes = b"emu-vm\r\n"  # the line end shows a transfer that rewrites text
@@ -72,7 +72,7 @@ class Kind(IntEnum):
 PAGES_PER_FRAME = 1024  # 4 MiB: long enough to let the GIL go, short enough to be cancelled and paced
 MAX_MAP = 64 << 10  # bytes of msgpack in a RAM frame: two page lists of 4 bytes a page, and names
 MAX_RAM = PAGES_PER_FRAME * 4096 + MAX_MAP
-MAX_SECTION = 4 << 20  # the largest device state is tens of KiB
+MAX_SECTION = 16 << 20  # a 9p session with all the fids that it may have takes 12 MiB, other devices tens of KiB
 MAX_SMALL = 64 << 10  # an error text, an empty map
 
 _LIMITS: dict[Kind, int] = {
@@ -138,10 +138,24 @@ def _unique(pairs: Sequence[tuple[object, Wire]]) -> dict[str, Wire]:
     return fields
 
 
+class Sink(Protocol):
+    """Where a stream is written: a channel, or whatever else takes bytes in order."""
+
+    def write(self, *buffers: Buffer) -> None:
+        """Take all of `buffers`."""
+
+
+class Source(Protocol):
+    """Where a stream is read."""
+
+    def read_into(self, view: memoryview) -> None:
+        """Fill `view`; StreamError when the stream ends first."""
+
+
 class StreamWriter:
     """Writes frames to a channel and counts the bytes."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Sink) -> None:
         self._channel = channel
         self._gathered: list[Buffer] | None = None
         self.bytes_written = 0
@@ -190,7 +204,7 @@ class StreamWriter:
 class StreamReader:
     """Reads frames from a channel, trusting nothing: lengths are bounded before anything is allocated for them."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Source) -> None:
         self._channel = channel
         self._buffer = bytearray(MAX_SMALL)
         self.bytes_read = 0

@@ -17,6 +17,7 @@ ever added, with `since=`; one that goes away raises `minimum`.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -57,7 +58,7 @@ class State:
         """Raise StateError when fields that are each in bounds do not fit together."""
 
 
-class Codec:
+class Codec(ABC):
     """How one field goes to the wire and comes back."""
 
     since: int = 1
@@ -67,13 +68,13 @@ class Codec:
         self.parse(cast(Wire, value), path)
         return cast(Wire, value)
 
+    @abstractmethod
     def parse(self, wire: Wire, path: str) -> object:
         """The field's value; raises StateError naming `path`, value and bound."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self) -> Wire:
         """The field's schema for the description at a stream's end."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from targets.ppc.board import PpcBoard
 from targets.riscv.board import VirtBoard
 from targets.s390x.board import s390x_board
 from targets.sparc.board import sparc_board
+from targets.sparc.board64 import sparc64_board
+from targets.tricore.board import tricore_board
 from targets.x86.board import PcBoard
 
 TARGETS: dict[str, Callable[[Wiring], Board]] = {
@@ -31,6 +33,8 @@ TARGETS: dict[str, Callable[[Wiring], Board]] = {
     "riscv64": partial(VirtBoard, isa="riscv64"),
     "s390x": s390x_board,
     "sparc": sparc_board,
+    "sparc64": sparc64_board,
+    "tricore": tricore_board,
     "x86_64": partial(PcBoard, isa="x86_64"),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -30,8 +29,6 @@ from migration.protocols import DirtyLog, RamBlock
 from migration.vmstate import Wire
 
 MOUNTED = "Migration is disabled when VirtFS export path '{}' is mounted in the guest using mount_tag '{}'"  # QEMU's words
-# Targets whose runs have been shown to be the same however they are interrupted. On arm a counted slice may overrun its end.
-DETERMINISTIC = ("arm64", "mips", "mips64", "mips64el", "mipsel", "riscv32", "riscv64")
 BLOCK_WORKERS = 2  # threads that serve all drives; preadv and pwritev run without the GIL
 
 
@@ -86,10 +83,12 @@ class BaseBoard:
     def __init__(self, wiring: Wiring, *, isa: str, ram: Mapping[str, tuple[int, int]], big_endian: bool = False) -> None:
         """`ram` has base and size of each block, in bytes; `big_endian` is the CPU's byte order."""
         self.config = wiring.config
-        if self.config.icount and self.config.target not in DETERMINISTIC:
-            raise ConfigError(f"--icount is not for {self.config.target} yet, only for {', '.join(DETERMINISTIC)}")
         self_test(isa)
         self.engine = Engine(isa)
+        unit = self.engine.layout.map_unit
+        if self.config.memory % unit:
+            self.engine.close()
+            raise ConfigError(f"memory is {self.config.memory} bytes, must be a multiple of {unit} for {self.config.target}")
         self.rams = tuple(Ram(name, base, size) for name, (base, size) in ram.items())
         self.regions: list[tuple[int, int, str]] = []
         for block in self.rams:
@@ -111,7 +110,7 @@ class BaseBoard:
         self.regions.append((base, size, device.name))
 
     def _map(self, base: int, size: int, registers: Mmio) -> None:
-        self.engine.map_mmio(base, max(size, mmap.PAGESIZE), registers.read, registers.write)  # the engine maps whole pages
+        self.engine.map_mmio(base, max(size, self.engine.layout.map_unit), registers.read, registers.write)
 
     def virtio_devices(self, slots: int) -> list[VirtioDevice]:
         """A virtio device for each drive and share, and the entropy source; ConfigError when there are more than `slots`."""
@@ -141,16 +140,19 @@ class BaseBoard:
         wiring, reason = self._wiring, MOUNTED.format(share.path, share.tag)
         files = HostFs(share.path, readonly=share.readonly, mapped=share.security == "mapped")
         fids = Fids(open_max=OPEN_MAX // len(wiring.config.shares))
-        session = Session(files, lambda: wiring.blockers.add(reason), fids=fids)
+        session = Session(files, None if share.migratable else lambda: wiring.blockers.add(reason), fids=fids)
         self._sessions.append(session)
-        return VirtioP9(
+        device = VirtioP9(
             f"virtio-9p:{share.tag}",
             self.memory,
             Server(session),
             tag=share.tag,
             executor=self._workers,
             post=wiring.post,
+            keep_stale=share.on_mismatch == "stale",
         )
+        wiring.blockers.ask(device.obstacles)
+        return device
 
     def attach_virtio_mmio(self, base: int, size: int, lines: Sequence[IrqLine]) -> None:
         """Give the board a virtio-mmio slot of `size` bytes for each of `lines`, the first of them filled."""

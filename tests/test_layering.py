@@ -21,7 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "targets": {"emu.errors", "emu", "emu.engine", "emu.block", "migration", "devices"},
     "emu.monitor": {"emu.errors", "emu.unixsocket", "emu", "migration"},
     "images": {"emu.errors"},
-    "emu.cli": {"emu.errors", "emu.unixsocket", "emu", "emu.monitor", "targets", "images", "migration"},
+    "emu.cli": {"emu.errors", "emu.unixsocket", "emu", "emu.monitor", "targets", "devices", "images", "migration"},
 }
 PACKAGES = ("emu", "targets", "devices", "migration", "images")
 

@@ -1,12 +1,16 @@
-"""The guest's handles: a fid is a path in the share, and an open file or an extended attribute on top of it."""
+"""The guest's handles: a fid is a path in the share, and an open file or an extended attribute on top of it.
+
+A fid whose file was not there any more when the guest came from elsewhere is stale: it answers ESTALE until it is given back.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator
 from dataclasses import dataclass, field
 
+from devices.p9.identity import Identity
 from devices.p9.paths import PATH_MAX
 
 FIDS_MAX = 1 << 15  # a guest has one for each name that it remembers
@@ -33,6 +37,12 @@ class Fid:
     uid: int
     fd: int = -1
     attribute: Attribute | None = None
+    lost: Identity | None = None  # what a stale fid stood for
+
+    def check(self) -> None:
+        """OSError when the fid is stale."""
+        if self.lost is not None:
+            raise OSError(errno.ESTALE, "the fid's file was gone when the guest came here")
 
 
 @dataclass(slots=True)
@@ -51,12 +61,26 @@ class Fids:
     def __iter__(self) -> Iterator[Fid]:
         return iter(self._fids.values())
 
-    def get(self, number: int) -> Fid:
-        """A fid of any kind."""
+    def items(self) -> ItemsView[int, Fid]:
+        """All with their numbers."""
+        return self._fids.items()
+
+    def fresh(self) -> Fids:
+        """None, with the same limits."""
+        return Fids(self.fids_max, self.open_max)
+
+    def any(self, number: int) -> Fid:
+        """A fid, even a stale one."""
         try:
             return self._fids[number]
         except KeyError:
             raise OSError(errno.EBADF, f"there is no fid {number}") from None
+
+    def get(self, number: int) -> Fid:
+        """A fid of any kind that can be worked with."""
+        fid = self.any(number)
+        fid.check()
+        return fid
 
     def file(self, number: int) -> Fid:
         """A fid that stands for a file, not for an attribute."""
@@ -114,7 +138,7 @@ class Fids:
 
     def remove(self, number: int) -> Fid:
         """Take a handle away, its file closed."""
-        fid = self.get(number)
+        fid = self.any(number)
         del self._fids[number]
         self._path_bytes -= len(fid.path)
         if fid.fd >= 0:

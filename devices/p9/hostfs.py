@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import xxhash
 
 from devices.p9 import dirents, mapped
 from devices.p9.beneath import Resolve, best
+from devices.p9.identity import Identity, look
 from devices.p9.mapped import Ownership
 from devices.p9.paths import plain
 from devices.p9.wire import Attributes, Changes, Qid, QidType, Valid
@@ -30,9 +32,11 @@ from emu.errors import ConfigError
 TARGET_MAX = 4095  # bytes of a symbolic link
 XATTR_MAX = 64 << 10  # linux/limits.h, XATTR_SIZE_MAX
 ALWAYS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-KEPT_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_DIRECTORY
+LASTING_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_DIRECTORY  # that an open file goes on to have
+KEPT_FLAGS = LASTING_FLAGS | os.O_TRUNC
 
 
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG, errno.ESTALE)
 QID_TYPES = {dirents.DIRECTORY: QidType.DIR, dirents.SYMLINK: QidType.SYMLINK}
 
 
@@ -133,6 +137,36 @@ class HostFs:
         """The inode number, with the device's in it for what is mounted below the share."""
         return inode if device == self._device else xxhash.xxh3_64_intdigest(struct.pack("<QQ", device, inode))
 
+    def identity(self, directory: int, name: bytes = b"") -> Identity:
+        """Which file a name in a directory is, or a descriptor itself: for another process, and after another start."""
+        kind, inode, device, born = look(directory, name)
+        return Identity(kind, self._qid_path(device, inode), born)
+
+    def root(self) -> Identity:
+        """The shared directory itself."""
+        return self.identity(self._root)
+
+    def identities(self, paths: Iterable[bytes]) -> list[Identity | None]:
+        """What each path leads to now, None for nothing; those of one directory cost little when they come together."""
+        found: list[Identity | None] = []
+        above: bytes | None = None
+        fd = -1
+        with contextlib.ExitStack() as stack:
+            for path in paths:
+                directory, _slash, name = path.rpartition(b"/")
+                try:
+                    if directory != above:
+                        stack.close()
+                        above, fd = directory, -1
+                        fd = self.find(directory)
+                        stack.callback(os.close, fd)
+                    found.append(self.identity(fd, name) if fd >= 0 else None)
+                except OSError as exc:
+                    if exc.errno not in NOT_THERE:
+                        raise
+                    found.append(None)
+        return found
+
     def space(self, fd: int) -> os.statvfs_result:
         """What there is of the file system."""
         return os.fstatvfs(fd)
@@ -181,6 +215,28 @@ class HostFs:
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise OSError(errno.ELOOP if stat.S_ISLNK(mode) else errno.ENXIO, "only plain files and directories are opened")
         return os.open(proc(fd), (flags & KEPT_FLAGS | ALWAYS) & ~os.O_NOFOLLOW)  # the name in /proc is a link itself
+
+    def reopen(self, fd: int, flags: int) -> int:
+        """Open what was open before: a file may be written to by who opened it before it was made read-only, as git's are."""
+        try:
+            return self.open(fd, flags)
+        except PermissionError:
+            found = os.fstat(fd)
+            if self._readonly or found.st_uid != os.geteuid():
+                raise
+            os.chmod(proc(fd), stat.S_IMODE(found.st_mode) | mapped.FILE_MODE)  # noqa: PTH101
+            try:
+                return self.open(fd, flags)
+            finally:
+                os.chmod(proc(fd), stat.S_IMODE(found.st_mode))  # noqa: PTH101
+
+    def flags(self, fd: int) -> int:
+        """Those to open an open file with once more."""
+        return fcntl.fcntl(fd, fcntl.F_GETFL) & LASTING_FLAGS
+
+    def publish(self, fd: int) -> None:
+        """Have other hosts that open the file see what was written: closing does that on NFS, and nothing on local disks."""
+        os.close(os.dup(fd))
 
     def entries(self, fd: int, offset: int) -> Iterator[Entry]:
         """Some entries of an open directory from `offset` on, 0 or one that came with an entry; none at its end."""

@@ -123,9 +123,12 @@ def unlinkat(session: Session, call: Call) -> bytes:
 def remove(session: Session, call: Call) -> bytes:
     """Take a fid's file away, and the fid, which goes even when the file does not."""
     number = call.fields.u32()
-    path = session.fids.file(number).path
-    session.fids.remove(number)
+    fid = session.fids.remove(number)
     session.settle()
+    fid.check()
+    if fid.attribute is not None:
+        raise OSError(errno.EINVAL, f"fid {number} is an extended attribute")
+    path = fid.path
     with session.path(parent(path)) as directory:
         with session.files.at(directory, _name(path)) as fd:
             is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)

@@ -42,6 +42,7 @@ HANDLERS: dict[int, Handler] = {
     Type.RENAMEAT: names.renameat,
     Type.UNLINKAT: names.unlinkat,
     Type.VERSION: handles.version,
+    Type.AUTH: handles.auth,
     Type.ATTACH: handles.attach,
     Type.FLUSH: handles.flush,
     Type.WALK: handles.walk,
@@ -53,7 +54,7 @@ HANDLERS: dict[int, Handler] = {
 
 
 class Server:
-    """Serves one session; not thread-safe."""
+    """Serves one session, one message at a time."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -67,7 +68,8 @@ class Server:
         size, kind, tag = wire.HEADER.unpack_from(message)
         call = Call(Reader(message[wire.HEADER.size :]), payload, data)
         try:
-            body = self._handle(size, kind, call)
+            with self.session.lock:
+                body = self._handle(size, kind, call)
         except OSError as exc:
             log.debug("9p: message %d: %s", kind, exc)
             return wire.error(tag, exc.errno or errno.EIO), 0

@@ -1,10 +1,11 @@
-"""What all messages of a session share: the directory, the fids, and the promise that the guest can be moved without them."""
+"""What all messages of a session share: the directory, the fids, and whether the guest can be saved and moved with them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,20 +34,33 @@ class Call:
 
 
 class Session:
-    """A guest's use of one share. `block` forbids saving and moving, or raises MigrationError when that cannot be had."""
+    """A guest's use of one share; messages are served, and the fids looked at, under `lock`."""
 
-    def __init__(self, files: HostFs, block: Callable[[], Blocker], *, fids: Fids | None = None) -> None:
+    def __init__(self, files: HostFs, block: Callable[[], Blocker] | None, *, fids: Fids | None = None) -> None:
+        """`block` forbids saving and moving, or raises MigrationError when that cannot be had; None: the fids move along."""
         self.files = files
         self.fids = Fids() if fids is None else fids
         self.msize = 0  # bytes of the longest message; 0 until Tversion
+        self.lock = threading.RLock()
         self._block = block
         self._blocker: Blocker | None = None
 
+    @property
+    def migratable(self) -> bool:
+        """Whether the fids move with the guest."""
+        return self._block is None
+
     def start(self, msize: int) -> None:
         """Begin anew, nothing attached."""
-        self.fids.clear()
-        self.settle()
-        self.msize = msize
+        self.go_on(msize, self.fids.fresh())
+
+    def go_on(self, msize: int, fids: Fids) -> None:
+        """Be a session that began elsewhere, with its fids."""
+        with self.lock:
+            self.fids.clear()
+            self.fids = fids
+            self.settle()
+            self.msize = msize
 
     def close(self) -> None:
         """End the session and let the directory go."""
@@ -54,8 +68,8 @@ class Session:
         self.files.close()
 
     def attach(self, number: int, fid: Fid) -> None:
-        """The guest mounts the share; OSError EBUSY when it is about to be moved."""
-        if self._blocker is None:
+        """The guest mounts the share; OSError EBUSY when it is about to be moved without it."""
+        if self._block is not None and self._blocker is None:
             try:
                 self._blocker = self._block()
             except MigrationError as exc:
@@ -74,6 +88,7 @@ class Session:
     @contextlib.contextmanager
     def at(self, fid: Fid) -> Iterator[int]:
         """A descriptor of a fid's file: the open one, which may have lost its name, or what its path leads to now."""
+        fid.check()
         if fid.fd >= 0:
             yield fid.fd
             return

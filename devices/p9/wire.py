@@ -19,7 +19,6 @@ MSIZE_MAX = 1 << 20
 WALK_MAX = 16  # names in one Twalk (P9_MAXWELEM)
 IO_HEADER = 24  # bytes that Linux leaves for the header of a read or write (P9_IOHDRSZ)
 VERSION = b"9P2000.L"
-NO_TAG = 0xFFFF
 
 HEADER = struct.Struct("<IBH")
 QID = struct.Struct("<BIQ")
@@ -59,6 +58,7 @@ class Type(IntEnum):
     RENAMEAT = 74
     UNLINKAT = 76
     VERSION = 100
+    AUTH = 102
     ATTACH = 104
     FLUSH = 108
     WALK = 110

@@ -10,6 +10,7 @@ virtqueues, queue reset, notification data, shared memory regions.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -100,7 +101,7 @@ class _Unconnected:
         """Nobody listens."""
 
 
-class VirtioDevice(Device[VirtioState]):
+class VirtioDevice(Device[VirtioState], ABC):
     """Base of the devices; all methods run on the vCPU thread. A subclass sets its attributes before calling `__init__`."""
 
     STATE: ClassVar[type[State] | None] = VirtioState
@@ -129,9 +130,9 @@ class VirtioDevice(Device[VirtioState]):
         """The driver wrote to the configuration space, inside its bounds."""
         log.info("%s: guest wrote read-only configuration at %#x", self.name, offset)
 
+    @abstractmethod
     def queue_notified(self, index: int) -> None:
         """The driver made chains available in a ready queue; GuestError breaks the device until it is reset."""
-        raise NotImplementedError
 
     def drain(self) -> None:
         """Return when no chain is in flight. Called with the vCPU stopped, before images are let go and state is saved."""

@@ -25,7 +25,6 @@ from migration.vmstate import State, VMState, u8, u32
 
 log = logging.getLogger(__name__)
 
-REGION_SIZE = 0x200  # as QEMU's
 MAGIC = 0x74726976  # "virt"
 VERSION = 2
 VENDOR = 0x20554D45  # "EMU "

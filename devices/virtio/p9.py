@@ -3,26 +3,29 @@
     queue_notified: pop chains, copy messages -> waiting -> worker: Server, data straight between file and guest memory
                                                          -> done -> post: push, interrupt (one for many)
 
-A mounted share forbids saving and moving the guest, for its fids are not saved: the state has room for them, not more. What is
-saved otherwise is the queue and the length of messages that were agreed upon.
-Missing: shares that move with their guest.
+The fids of a migratable share are saved with the queue and the length of messages that was agreed upon; before the guest may
+run elsewhere, its files are found and open there. Any other share that is mounted forbids saving and moving the guest. When the
+state is saved no request is under way: each has been carried out once and answered.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
-from devices.p9 import wire
+from devices.p9 import saved, wire
+from devices.p9.fids import Fids
+from devices.p9.saved import FidsState
 from devices.p9.server import Server
 from devices.virtio.device import DeviceId, VirtioDevice, VirtioState
 from devices.virtio.queue import Chain, QueueState, split
 from devices.virtio.workers import Executor, Workers
-from emu.errors import GuestError, StateError
+from emu.errors import GuestError, MigrationError, StateError
 from emu.memory import GuestMemory
-from migration.vmstate import VMState, structs, u32
+from migration.vmstate import VMState, structs, subsection, u32
 
 QUEUE_SIZE = 128  # QEMU's, and as many pieces as Linux makes of a message
 MOUNT_TAG = 1 << 0  # feature: the configuration space holds a tag
@@ -31,14 +34,17 @@ PATIENCE = 200e-6  # seconds; stopping the guest for an answer that comes later 
 
 @dataclass(slots=True, kw_only=True)
 class VirtioP9State(VirtioState):
-    """The queue and the session's message length, 0 without one. Fids are not saved: while there are any, nothing is."""
+    """The queue, the session's message length, 0 without one, and its fids, if they are saved at all."""
 
     VMSTATE: ClassVar[VMState] = VMState("virtio-9p", version=1, minimum=1)
     queues: list[QueueState] = structs(QueueState, min_len=1, max_len=1)
     msize: int = u32(max=wire.MSIZE_MAX)
+    session: FidsState = subsection(FidsState)
 
     def check(self) -> None:
         VirtioState.check(self)
+        if self.session.fids and self.msize == 0:
+            raise StateError(f"virtio-9p.session has {len(self.session.fids)} fids, must have none with virtio-9p.msize 0")
         if 0 < self.msize < wire.MSIZE_MIN:
             raise StateError(f"virtio-9p.msize is {self.msize}, must be 0 or at least {wire.MSIZE_MIN}")
 
@@ -56,7 +62,10 @@ class Request:
 
 
 class VirtioP9(VirtioDevice):
-    """A share. `post` runs a function on the vCPU thread, soon; `tag` is what the guest mounts it by."""
+    """A share. `post` runs a function on the vCPU thread, soon; `tag` is what the guest mounts it by.
+
+    A migratable one (its session says so) loads a guest whose files are not all there only with `keep_stale`, their fids stale.
+    """
 
     STATE = VirtioP9State
     DEVICE_ID = DeviceId.P9
@@ -73,9 +82,12 @@ class VirtioP9(VirtioDevice):
         tag: str,
         executor: Executor,
         post: Callable[[Callable[[], None]], None],
+        keep_stale: bool = False,
     ) -> None:
         self._server = server
         self._tag = tag.encode()
+        self._keep_stale = keep_stale
+        self._prepared: Fids | None = None  # of the state that is loaded next
         self._workers: Workers[Request] = Workers(1, executor, post, carry_out=self._carry_out, give_back=self._give_back)
         super().__init__(name, memory)
 
@@ -124,15 +136,53 @@ class VirtioP9(VirtioDevice):
         """Return when no request is in flight and the driver's rings show it."""
         self._workers.drain()
 
+    def obstacles(self) -> list[str]:
+        """What of this share forbids saving and moving now, as whole sentences; from any thread."""
+        session = self._server.session
+        if not session.migratable:
+            return []
+        try:
+            with session.lock:
+                found = saved.obstacles(session.files, session.fids, strict=not self._keep_stale)
+        except OSError as exc:
+            found = [f"cannot be looked through: {exc.strerror}"]
+        return [f"Share {self._tag.decode()!r} {what}." for what in found]
+
     def save(self) -> VirtioP9State:
-        """The state, with what the session agreed upon."""
-        self.state.msize = self._server.session.msize
+        """The state, with the session's."""
+        session = self._server.session
+        self.state.msize = session.msize
+        self.state.session = saved.save(session.files, session.fids)
         return self.state
 
+    @contextmanager
+    def prepared(self, state: VirtioState) -> Iterator[None]:
+        """Have a guest's files open, for `load` inside; MigrationError when they are not there."""
+        session, coming = self._server.session, cast(VirtioP9State, state).session  # parsed as the class that STATE is
+        self._prepared = session.fids.fresh()
+        try:
+            if coming.fids and not session.migratable:
+                raise MigrationError(f"share {self._tag.decode()!r} is mounted in the guest that comes, it must be migratable")
+            try:
+                saved.restore(session.files, coming, self._prepared, strict=not self._keep_stale)
+            except (MigrationError, OSError) as exc:
+                why = f"cannot be looked through: {exc.strerror}" if isinstance(exc, OSError) else exc
+                raise MigrationError(f"share {self._tag.decode()!r} {why}") from exc
+            yield
+        finally:
+            if self._prepared is not None:
+                self._prepared.clear()
+                self._prepared = None
+
     def after_load(self) -> None:
-        """A reset or another state ends the session of the one before: nothing is mounted."""
+        """A reset or another state ends the session of the one before. Files that nobody prepared are lost."""
         self._workers.drop()
-        self._server.session.start(self.state.msize)
+        session, fids = self._server.session, self._prepared
+        self._prepared = None
+        if fids is None:
+            fids = session.fids.fresh()
+            saved.lose(self.state.session, fids)
+        session.go_on(self.state.msize, fids)
         super().after_load()
 
 

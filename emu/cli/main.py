@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "ctl": Command("give a running guest's monitor a command", "emu.cli.ctl"),
     "demo": Command("boot, write to a disk, migrate, check: all in a few seconds", "emu.cli.demo"),
     "images": Command("list the guests that come with emu", "emu.cli.images"),
+    "serve-9p": Command("share a directory with other 9P clients, as with a guest", "emu.cli.serve9p"),
     "analyze": Command("print a snapshot or migration stream as JSON", "emu.cli.analyze"),
 }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from emu.config import LOG_CHANNELS, SAVEVM, SECURITY, TAG_MAX, DriveConfig, MachineConfig, ShareConfig
+from emu.config import LOG_CHANNELS, ON_MISMATCH, SAVEVM, SECURITY, TAG_MAX, DriveConfig, MachineConfig, ShareConfig
 from emu.errors import ConfigError
 from images import BUNDLED, bundled
 
@@ -95,14 +95,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument(
         "--share",
-        metavar="DIR[,tag=TAG][,readonly][,security=none|mapped]",
+        metavar="DIR[,tag=TAG][,readonly][,security=none|mapped][,migratable][,on-mismatch=abort|stale]",
         action="append",
         default=[],
         help="a directory of the host for the guest to mount by its tag (host0, host1, … unless given). The guest may read, "
         "write, make and delete everything in DIR as the user that emu runs as, and nothing outside of it, whatever links "
         "there are; with readonly it may only read. With security=none files are the host's own, owners and setuid bits "
         "included where the user may set them; with mapped those are kept in extended attributes and mean nothing to the "
-        "host. A mounted share forbids saving and moving the guest",
+        "host. A mounted share forbids saving and moving the guest; one that is migratable on both sides, which see the same "
+        "directory, moves along with the guest's open files. If they are not the same there, the move is refused, or with "
+        "on-mismatch=stale these files alone fail in the guest. A snapshot does not hold the directory's content",
     )
     machine.add_argument("--no-rng", action="store_true", help="leave out the virtio entropy source")
     machine.add_argument(
@@ -113,7 +115,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--uuid", help="the guest's UUID; random unless given, zero with --icount, where it seeds the entropy source"
     )
     machine.add_argument(
-        "--snapshots", metavar="DIR", type=Path, default=Path("snapshots"), help="where savevm and loadvm look"
+        "--snapshots",
+        metavar="DIR",
+        type=Path,
+        default=Path("snapshots"),
+        help="where savevm and loadvm look unless a writable qcow2 drive has them inside",
     )
 
     control = parser.add_argument_group("console and control")
@@ -171,7 +177,7 @@ def parse_drive(text: str, index: int) -> DriveConfig:
     path, *options = _split_commas(text)
     if not path:
         raise ConfigError(f"--drive {text!r:.80} names no file")
-    values = {"format": "", "id": f"drive{index}", "serial": "", "savevm": "refuse"}
+    values = {"format": "", "id": f"drive{index}", "serial": "", "savevm": "inside"}
     readonly = False
     for option in options:
         key, equals, value = option.partition("=")
@@ -197,21 +203,33 @@ def parse_share(text: str, index: int) -> ShareConfig:
     path, *options = _split_commas(text)
     if not path:
         raise ConfigError(f"--share {text!r:.80} names no directory")
-    values = {"tag": f"host{index}", "security": "none"}
-    readonly = False
+    values = {"tag": f"host{index}", "security": "none", "on-mismatch": "abort"}
+    flags = {"readonly": False, "migratable": False}
     for option in options:
         key, equals, value = option.partition("=")
-        if key == "readonly" and value in ("", "on", "off"):
-            readonly = value != "off"
+        if key in flags and value in ("", "on", "off"):
+            flags[key] = value != "off"
         elif key in values and equals:
             values[key] = value
         else:
-            raise ConfigError(f"--share option {option!r:.40} is unknown, known are tag=, readonly and security=")
+            known = ", ".join((*flags, *(f"{name}=" for name in values)))
+            raise ConfigError(f"--share option {option!r:.40} is unknown, known are {known}")
     if not _TAG.fullmatch(values["tag"]):
         raise ConfigError(f"--share tag {values['tag']!r:.80} must be 1..{TAG_MAX} of A-Z a-z 0-9 _ . / -")
     if values["security"] not in SECURITY:
         raise ConfigError(f"--share security is {values['security']!r:.40}, must be one of {', '.join(SECURITY)}")
-    return ShareConfig(path=Path(path), readonly=readonly, **values)
+    if values["on-mismatch"] not in ON_MISMATCH:
+        raise ConfigError(f"--share on-mismatch is {values['on-mismatch']!r:.40}, must be one of {', '.join(ON_MISMATCH)}")
+    if values["on-mismatch"] != "abort" and not flags["migratable"]:
+        raise ConfigError(f"--share on-mismatch={values['on-mismatch']} is for shares that are migratable")
+    return ShareConfig(
+        path=Path(path),
+        tag=values["tag"],
+        readonly=flags["readonly"],
+        security=values["security"],
+        migratable=flags["migratable"],
+        on_mismatch=values["on-mismatch"],
+    )
 
 
 def _split_commas(text: str) -> list[str]:

@@ -200,8 +200,9 @@ class Session:
         options = self._options
         if options.only_migratable and (reasons := self.machine.blocked_reasons()):
             raise MigrationError("--only-migratable: " + " ".join(reasons))
-        if options.only_migratable and (shares := self.machine.config.shares):
-            raise MigrationError(f"--only-migratable: share {shares[0].tag!r} would forbid moving once the guest mounts it")
+        shares = [share.tag for share in self.machine.config.shares if not share.migratable]
+        if options.only_migratable and shares:
+            raise MigrationError(f"--only-migratable: share {shares[0]!r} would forbid moving once the guest mounts it")
         if options.incoming is None:
             if options.loadvm is not None:
                 self.machine.loadvm(options.loadvm)

@@ -8,7 +8,7 @@
 
 Unicorn looks for an exit request after every load and store and then begins that instruction again: a device access or a
 read-modify-write happens twice. The engine leaves those checks out of the translation, so a slice ends at the head of a block.
-A counted slice needs them to end at an exact instruction; there the engine raises no exit request at all and lowers the count.
+A counted slice ends at an exact instruction all the same, by a call in front of each one (counting.py).
 
 Everything but `stop` belongs to the vCPU thread: between slices, or inside a callback where it says so.
 """
@@ -21,6 +21,8 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from emu.engine.abort import ABORTED
+from emu.engine.assertions import RUNNING
+from emu.engine.counting import NO_LIMIT, Gate, InstructionCounter
 from emu.engine.guard import Guard
 from emu.engine.handle import Handle, MmioRead, MmioWrite
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
@@ -36,8 +38,6 @@ UC_HOOK_BLOCK = 8
 UC_HOOK_MEM_WRITE_UNMAPPED = 32
 UC_PROT_ALL = 7
 UC_ERR_EXCEPTION = 21
-UC_ERR_UNALIGNED = (16, 17, 18)  # of a read, a write, a fetch
-TRAPS_MAX = 1000  # exceptions in a counted slice with no instruction between them
 CPU_INTERRUPT_HARD = 2  # QEMU's bit for the CPU's interrupt line
 
 _Interrupt = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
@@ -60,29 +60,25 @@ class Engine(Handle):
     def __init__(self, isa: str) -> None:
         """Open a CPU of `isa` as it is after reset; EngineError when this build of Unicorn or this ISA is not in the table."""
         super().__init__(isa)
-        self.budget = 0  # instructions that a slice executes at most unless `run` is told otherwise; 0: no limit
-        self._executed: int | None = 0  # instructions in the last counted slice; None while it runs
+        self._budget = 0
         self._callbacks: list[object] = []  # the library points to them: they live as long as the handle
         self._ram: list[tuple[int, int, int]] = []  # base, size, ram_addr_t of the base
         self._failure: BaseException | None = None
         self._exception_handler: Callable[[int], None] | None = None
         self._trap_trace: TrapTrace | None = None
         self._unmapped_handler: Callable[[Access, int], int] | None = None
-        self._counted = False
-        self._trapped_at = self._traps = 0  # instructions at the last exception of a counted slice, and how many came there
         self._held_requests = 0  # interrupt requests raised within a counted slice, for the next one
 
         core = self._core
         self._thumb = self.field("thumb") if self.layout.thumb else None
         self._requests = ctypes.c_uint32.from_address(self.cpu + core.cpu_interrupt_request)
         self._icount_high = ctypes.c_int16.from_address(self._pointer_at(self.cpu + core.cpu_icount_decr_ptr) + 2)
-        self._counter = ctypes.c_uint64.from_address(self._uc + core.uc_emu_counter)
-        self._count = ctypes.c_uint64.from_address(self._uc + core.uc_emu_count)
+        self.counter = InstructionCounter(self, core)
         self._exception_index = ctypes.c_int32.from_address(self.cpu + core.cpu_exception_index)
         self._exec_interrupt = self._pointer_at(self.cpu + core.cpu_class) + core.class_exec_interrupt
         self._invalid_address = ctypes.c_uint64.from_address(self._uc + core.uc_invalid_addr)
-        self._no_exit_request = ctypes.c_uint8.from_address(self._uc + core.uc_no_exit_request)
-        self._no_exit_request.value = 1
+        self._invalid_error = ctypes.c_uint32.from_address(self._uc + core.uc_invalid_error)
+        ctypes.c_uint8.from_address(self._uc + core.uc_no_exit_request).value = 1
         self._guard = Guard(core, self._uc)
         self.answer_stop_interrupt(None)
         self._question = StopQuestion(
@@ -144,34 +140,33 @@ class Engine(Handle):
                 return  # of an instruction behind the one that is to fault
             try:
                 self._check_not_aborted(number)
-                if self._counted:
-                    self._count_traps()
+                self._invalid_error.value = 0  # a TLB miss on MIPS claims to be one too
                 question.restore_pc()
                 handler(number)
+                if self.counted and self.counter.exception():
+                    self._cpu_exit(self.cpu)
             except BaseException as exc:
                 self.fail(exc)
+                self._cpu_exit(
+                    self.cpu
+                )  # a counted slice ends before an instruction, and there may be none that can be fetched
 
         self._exception_handler = handler
         self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt))
-
-    def _count_traps(self) -> None:
-        """End a counted slice whose guest has no handler it can fetch: no instruction would ever use its count up."""
-        if self._counter.value != self._trapped_at:
-            self._trapped_at, self._traps = self._counter.value, 0
-        self._traps += 1
-        if self._traps == TRAPS_MAX:
-            self._cpu_exit(self.cpu)
 
     def answer_stop_interrupt(self, function: int | None) -> None:
         """Have the library ask `function`, an address, whether an exception ends the slice; None: no exception does."""
         answer = stop_or(function, self._core.uc_stop_request)
         ctypes.c_void_p.from_address(self._uc + self._core.uc_stop_interrupt).value = answer
 
-    def on_interrupt(self, handler: Callable[[], bool]) -> None:
+    def on_interrupt(self, handler: Callable[[], bool], gate: Gate | None = None) -> None:
         """Ask `handler` at block heads while the interrupt line is up; it enters the guest's own handler, or answers False.
 
-        For an ISA whose interrupts the library does not take by itself. Set once.
+        For an ISA whose interrupts the library does not take by itself. A counted slice ends where `gate` opens: just when
+        `handler` would not answer False any more. Set once.
         """
+        if gate is not None:
+            self.counter.look_at(gate)
 
         def exec_interrupt(_cpu: int, request: int) -> bool:
             try:
@@ -181,6 +176,20 @@ class Engine(Handle):
                 return False
 
         ctypes.c_void_p.from_address(self._exec_interrupt).value = self.keep(ExecInterrupt(exec_interrupt))
+
+    def on_resume(self, handler: Callable[[], None]) -> None:
+        """Call `handler` before guest code runs at the begin of a slice and behind each trap: to finish what the library left.
+
+        For an ISA whose traps the library enters by itself. Set once.
+        """
+
+        def resumed() -> None:
+            try:
+                handler()
+            except BaseException as exc:
+                self.fail(exc)
+
+        self._question.resumed = resumed
 
     def on_unmapped(self, handler: Callable[[Access, int], int]) -> None:
         """Make an access to a physical address where nothing is mapped an exception of the guest's, as on a real bus.
@@ -192,6 +201,8 @@ class Engine(Handle):
 
         def on_store(_uc: int, _kind: int, address: int, _size: int, _value: int, _data: int) -> bool:
             self._store_trap.catch(address)
+            if self.counted:
+                self.counter.end()
             return False
 
         self._unmapped_handler = handler
@@ -228,35 +239,43 @@ class Engine(Handle):
 
     # Running
 
-    def run(self, count: int | None = None) -> Exit:
-        """Run one slice from the pc on; with a `count`, that many instructions at most, and `executed` says how many it were.
+    @property
+    def counted(self) -> bool:
+        """Whether instructions are counted, in the running slice or the last one."""
+        return self.counter.on
 
-        Without one it is `budget`; 0 is no limit. Raises what a callback raised, or EngineError when the CPU cannot go on.
+    @property
+    def budget(self) -> int:
+        """Instructions that a slice executes at most; 0: no limit. To be set before each counted slice, which then begins."""
+        return self._budget
+
+    @budget.setter
+    def budget(self, instructions: int) -> None:
+        self._budget = instructions
+        self.counter.begin(instructions or NO_LIMIT)
+
+    def run(self, count: int | None = None) -> Exit:
+        """Run one slice from the pc on, of `budget` instructions at most, which `count` sets; `executed` says how many it were.
+
+        Raises what a callback raised, or EngineError when the CPU cannot go on.
         """
-        if count is None:
-            count = self.budget
-        if (count > 0) != self._counted:
-            self._translate_for(counted=count > 0)
+        if count is not None:
+            self.budget = count
+        if (self._budget > 0) != self.counted:
+            self.counter.switch()
         if self._held_requests:
             self._requests.value |= self._held_requests
             self._held_requests = 0
-        self._executed = None
-        self._traps = 0
         self._question.slice_begins()
         start = self._pc.value | (self._thumb.value if self._thumb else 0)
-        self._way_out.open()
-        error = self._emu_start(self._uc, start, 0, 0, count)
-        self._way_out.close()
-        if error in UC_ERR_UNALIGNED:
-            error = 0  # an exception that the guest has had by now: the library remembers it to the end of the slice
+        RUNNING.cpu = self.cpu
+        error = self._emu_start(self._uc, start, 0, 0, 0)
+        RUNNING.cpu = 0
         address = self._invalid_address.value
         if self._store_trap.address is not None:
             address = self._store_trap.address
             self._store_trap.undo()
         halted = bool(self._halted.value)
-        # The instruction that a slice stops at was counted, but not executed.
-        stopped = not halted and not error and self._traps < TRAPS_MAX
-        self._executed = self._counter.value - stopped if count else 0
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -268,14 +287,14 @@ class Engine(Handle):
     @property
     def executed(self) -> int:
         """Instructions of the last counted slice; in a callback, those of the running one up to and with the current."""
-        return self._counter.value if self._executed is None else self._executed
+        return self.counter.done
 
     def stop(self) -> None:
         """Ask the slice to end, from any thread. One just about to start misses it: repeat until the vCPU thread answers."""
         if not self._uc:
             return  # closed: a thread that repeats its stop may come late
-        if self._counted:
-            self._count.value = 0
+        if self.counted:
+            self.counter.end()
         else:
             self._cpu_exit(self.cpu)
 
@@ -290,16 +309,17 @@ class Engine(Handle):
         before the next instruction instead and the request is served when the next one starts: where chains end depends on
         what was translated before, which must not show in a deterministic run.
         """
-        if self._counted:
+        if self.counted:
             self._held_requests |= self._requests.value
             self._requests.value = 0
-            self._count.value = 0
+            self.counter.end()
         else:
             self._icount_high.value = -1
 
     def set_interrupt(self, level: bool) -> None:
         """Drive the CPU's interrupt line, for ISAs that have just one; the guest's own mask decides. Allowed in callbacks."""
         self.set_request(CPU_INTERRUPT_HARD, level)
+        self.counter.set_pending(level)
         if level:
             self.kick()
 
@@ -338,16 +358,11 @@ class Engine(Handle):
                 return
         raise ValueError(f"{size:#x} bytes at {start:#x} are not inside one block of RAM")
 
-    def _translate_for(self, *, counted: bool) -> None:
-        """A counted slice ends at exits inside a block, which an ordinary one must not have."""
-        self._counted = counted
-        self._no_exit_request.value = not counted
-        self.flush_code()
-
     def _fault(self, error: int, address: int) -> None:
         """Give the guest the exception for an access that ended the slice, or say why it cannot go on."""
         access = ACCESS_OF_ERROR.get(error)
         if access is not None and self._unmapped_handler is not None and self._exception_handler is not None:
+            self.counter.exception()
             number = self._unmapped_handler(access, address)
             self._exception_index.value = number
             self._exception_handler(number)
@@ -367,12 +382,6 @@ class Engine(Handle):
 
     def _hook(self, kind: int, callback: CFuncPtr, first: int = 1, last: int = 0) -> None:
         self.add_hook(kind, self.keep(callback), first, last)
-
-    def add_hook(self, kind: int, entry: int, first: int = 1, last: int = 0, *, instruction: int = 0) -> None:
-        """Have the library call the function at `entry` for addresses from `first` to `last`: for all, if `first` is larger."""
-        hook = ctypes.c_size_t()
-        error = self._hook_add(self._uc, ctypes.byref(hook), kind, entry, None, first, last, instruction)
-        self._check(error, f"add a hook of kind {kind}")
 
     def keep(self, callback: CFuncPtr) -> int:
         """Have a callback live as long as the CPU, for the library points to it; its address."""

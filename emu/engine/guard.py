@@ -29,8 +29,6 @@ BRANCH = bytes.fromhex(
     "415d 415c 5b c3"  # return: pop r13, r12, rbx; ret
 )
 
-_Function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
 
 @cache
 def _guarded_call() -> Callable[[int, object, int], int]:

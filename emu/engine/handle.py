@@ -9,14 +9,20 @@ import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from emu.engine.abort import ABORTED, WayOut, catch_aborts
+from emu.engine.abort import ABORTED, catch_aborts
+from emu.engine.assertions import catch_assertions
+from emu.engine.codepages import keep_stores_fast
 from emu.engine.codewatch import watch_code
-from emu.engine.condition import limit_conditions
+from emu.engine.conditions import never_on_reserved_conditions
+from emu.engine.contexts import bound_context_saves
+from emu.engine.delayslot import leave_next_pc_alone
+from emu.engine.floatconditions import limit_conditions
 from emu.engine.isas import layout_of
 from emu.engine.layout import CoreLayout, Field
 from emu.engine.library import library_build, quick_library, slow_library
+from emu.engine.mipstlb import repair_tlb
 from emu.engine.stubs import address_of
-from emu.engine.thumb import leave_thumb_exits_out
+from emu.engine.thumb import repair_thumb
 from emu.engine.translation import repair_translator
 from emu.errors import EngineError
 
@@ -30,6 +36,7 @@ UC_CTL_WRITE_ONE = 1 << 26 | 1 << 30  # UC_CTL_WRITE(..., 1)
 UC_CTL_PAGE_SIZE = 1 | UC_CTL_WRITE_ONE
 UC_CTL_USE_EXITS = 4 | UC_CTL_WRITE_ONE
 UC_CTL_CPU_MODEL = 7 | UC_CTL_WRITE_ONE
+NO_PAGE = (1 << 64) - 1  # of QEMU's function for the physical page of an address
 EXCP_HLT, EXCP_DEBUG, EXCP_HALTED = 0x10001, 0x10002, 0x10003  # QEMU's exception numbers: the first ends a slice
 
 MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
@@ -60,28 +67,43 @@ class Handle:
 
         self.cpu = self._get_cpu(self._uc, self.layout.cpu_index)
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
+        watch_code(self.layout.suffix, self.layout.code_watch, core.uc_cpu)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self.layout.env_in_cpu)
+        cpu_class = self._pointer_at(self.cpu + core.cpu_class)
+        keep_stores_fast(core, self.layout.tlb, cpu_class, self._pointer_at(self.cpu + core.cpu_icount_decr_ptr))
         if self.layout.left_unreset:
-            reset = self._pointer_at(self._pointer_at(self.cpu + core.cpu_class))
+            reset = self._pointer_at(cpu_class)
             ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(reset)(self.cpu)
         for name, value in self.layout.reset.items():
             self.field(name).value = value
-        leave = catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(core))
-        self._way_out = WayOut(core, self.cpu, leave)
         self._pc = self.field("pc")
         self._npc = self.field("npc") if "npc" in self.layout.env else None  # SPARC: the pc behind the pc
         self._halted = ctypes.c_uint32.from_address(self.cpu + core.cpu_halted)
 
     def _repair_library(self) -> None:
         """Have the library's functions for this ISA do what a guest relies on; once for all CPUs of the process."""
-        watch_code(self.layout.suffix, self.layout.code_watch)
-        if self.layout.translator_loop is not None:
-            repair_translator(self.layout.suffix, self.layout.translator_loop)
+        if self.layout.conditions is not None:
+            watch = self.layout.code_watch
+            base = address_of(f"tb_invalidate_phys_page_fast_{self.layout.suffix}") - watch.invalidate_fast
+            never_on_reserved_conditions(base + self.layout.conditions)
         if self.layout.condition_masks is not None:
             limit_conditions(self.layout.condition_masks)
-        if self.layout.thumb:
-            leave_thumb_exits_out()
+        if self.layout.abort is not None:
+            catch_assertions(self._core, self.layout.suffix, self.layout.abort)
+            abort = catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(self._core))
+            if self.layout.context_save is not None:
+                depth, _ = self.layout.env["trap_depth"]
+                bound_context_saves(self.layout.context_save, depth, self.layout.env_in_cpu, abort)
+        if self.layout.translator_loop is not None:
+            repair_translator(self.layout.suffix, self.layout.translator_loop)
+        if self.layout.tlb_calls is not None:
+            random, tlb, wired = (self.layout.env[name][0] for name in ("Random", "tlb", "Wired"))
+            repair_tlb(self.layout.suffix, self.layout.tlb_calls, (random, tlb, wired))
+        if self.layout.knows_thumb:
+            repair_thumb()
+        if "npc" in self.layout.env:
+            leave_next_pc_alone(self.layout.suffix)
 
     def close(self) -> None:
         """Give the CPU back. Nothing of it may be used afterwards; closing twice is harmless."""
@@ -151,11 +173,39 @@ class Handle:
 
         Allowed in callbacks. As for the CPU itself, page table entries may be marked accessed.
         """
+        if self._phys_page is not None:
+            return self._translate_by_page(self._phys_page, address)
         physical = ctypes.c_uint64()
         for access in (UC_PROT_READ, UC_PROT_EXEC):
             if not self._vmem_translate(self._uc, address, access, ctypes.byref(physical)):
                 return physical.value
         return None
+
+    def _translate_by_page(self, phys_page: Callable[..., int], address: int) -> int | None:
+        """By QEMU's function for debuggers, which leaves a fault in the CPU's state where there is no page."""
+        exception = ctypes.c_int32.from_address(self.cpu + self._core.cpu_exception_index)
+        before = exception.value, ctypes.string_at(self.env, self.layout.env_size)
+        page = phys_page(self.cpu, address)
+        exception.value = before[0]
+        ctypes.memmove(self.env, before[1], self.layout.env_size)
+        in_page = self.layout.map_unit - 1
+        return None if page == NO_PAGE else page & ~in_page | address & in_page
+
+    def add_hook(
+        self, kind: int, entry: int, first: int = 1, last: int = 0, *, instruction: int = 0, data: int | None = None
+    ) -> int:
+        """Have the library call the function at `entry` for addresses from `first` to `last`: for all, if `first` is larger.
+
+        The function gets `data` as its last argument. Returns what `remove_hook` takes.
+        """
+        hook = ctypes.c_size_t()
+        error = self._hook_add(self._uc, ctypes.byref(hook), kind, entry, data, first, last, instruction)
+        self._check(error, f"add a hook of kind {kind}")
+        return hook.value
+
+    def remove_hook(self, hook: int) -> None:
+        """Have the library call it no more, from the next translations on. Between slices."""
+        self._check(self._hook_delete(self._uc, hook), "remove a hook")
 
     def flush_code(self) -> None:
         """Forget all translations. Between slices only: a callback would return into one."""
@@ -180,6 +230,7 @@ class Handle:
         self._mmio_map = _call("uc_mmio_map", number, pointer, u64, size, MmioRead, pointer, MmioWrite, pointer)
         self._hook_add = _call("uc_hook_add", number, pointer, pointer, number, pointer, pointer, u64, u64, number)
         self._cpu_exit = _call("cpu_exit", None, pointer)
+        self._hook_delete = _call("uc_hook_del", number, pointer, size)
         self._vmem_translate = _call("uc_vmem_translate", number, pointer, u64, number, pointer)
         start = ctypes.CFUNCTYPE(number, pointer, u64, u64, u64, size)
         self._emu_start = start(("uc_emu_start", slow_library()))
@@ -188,6 +239,8 @@ class Handle:
         self._tb_invalidate = self.function("tb_invalidate_phys_range", None, pointer, u64, u64)
         self._tb_flush = self.function("tb_flush", None, pointer)
         self._tlb_flush = self.function("tlb_flush", None, pointer)
+        phys_page = self.layout.phys_page
+        self._phys_page = self.function(phys_page, u64, pointer, u64) if phys_page else None
 
     @staticmethod
     def _check_layout(as_expected: bool) -> None:

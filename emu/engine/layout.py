@@ -43,10 +43,9 @@ class CoreLayout:
     uc_stop_interrupt: int  # function pointer: does this exception end the slice?
     uc_memory_mapping: int  # function pointer: MemoryRegion of a physical address, NULL for a hole
     uc_cpu: int  # CPUState *
-    uc_emu_counter: int  # size_t: instructions begun in a counted slice
-    uc_emu_count: int  # size_t: the slice ends when emu_counter exceeds it
     uc_stop_request: int  # bool: the slice ends where the translator's loop next looks
     uc_invalid_addr: int  # uint64_t: physical address of the access that ended the slice
+    uc_invalid_error: int  # uc_err: what `uc_emu_start` is going to return
     uc_no_exit_request: int  # bool: translate no exit check inside a block
     uc_jmp_bufs: int  # sigjmp_buf[]: where an exception goes, for each level of uc_emu_start
     uc_nested_level: int  # int: how many of them are set
@@ -58,10 +57,10 @@ class CoreLayout:
     cpu_exception_index: int  # int32_t, -1 when there is none
     cpu_class: int  # CPUClass *, whose first field is the function `reset`
     # CPUClass, which each CPU has a copy of
+    class_tlb_fill: int  # function pointer: brings an address translation into the CPU's cache
     class_exec_interrupt: int  # function pointer: takes an interrupt if the guest lets it
     # The library file
-    emu_start: int  # uc_emu_start
-    end_slots: tuple[int, int]  # of the global offset table, for abort and exit of the C library (`abort`)
+    abort_slot: int  # of the global offset table, for libc's abort
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,8 @@ class CodeWatchCalls:
 
     invalidate_fast: int  # tb_invalidate_phys_page_fast
     invalidate_fast_slot: int
-    rearm: int  # tlb_reset_dirty_by_vaddr
-    rearm_slot: int
+    protect: int  # tlb_protect_code
+    protect_slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +90,35 @@ class TranslatorLoop:
 
 
 @dataclass(frozen=True, slots=True)
+class TlbCalls:
+    """Where in the library file two functions are, and the global offset table's slots for them (`mipstlb`)."""
+
+    random: int  # cpu_mips_get_random
+    random_slot: int
+    invalidate: int  # r4k_invalidate_tlb
+    invalidate_slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSave:
+    """Where in the library file helper_svucx is, and the global offset table's slot for it (`contexts`)."""
+
+    function: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class TlbLayout:
+    """The CPU's cache of address translations (`codepages`)."""
+
+    modes: int  # NB_MMU_MODES: it has a table for each
+    word: int  # sizeof(target_ulong)
+    page_bits: int = 12
+
+
+@dataclass(frozen=True, slots=True)
 class ConditionMasks:
-    """Where in the library file m68k's translator is, and its masks of a floating point condition (`condition`)."""
+    """Where in the library file m68k's translator is, and its masks of a floating point condition (`floatconditions`)."""
 
     translator: int
     masks: tuple[int, ...]
@@ -108,24 +134,33 @@ class IsaLayout:
     constants: str  # the package's module of register ids, and the prefix of the names in it
     pc_advance: int | None  # bytes Unicorn adds to the pc before it calls the exception hook; None: it loses the pc
     code_watch: CodeWatchCalls
+    tlb: TlbLayout
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
     env: dict[str, tuple[int, int]]  # field of CPUArchState: offset, size
-    abort: AbortCall
+    enters_traps: bool = False  # the library enters the guest's trap handlers by itself; `on_exception` gets no exceptions
+    abort: AbortCall | None = None  # None: the library's own, which ends the process
     abort_fields: dict[str, int] = field(default_factory=dict)  # 32-bit, of env: an abort sets them and ends the slice
     cpu_index: int = -1  # qemu_get_cpu's, of the one CPU there is
     wait_field: str | None = None  # of env, where a CPU that waits for an interrupt says so by a bit of its state
     wait_bit: int = 0
     any_register: int = 1  # an id of a register that can be read
+    executed_field: str | None = None  # of env, with the instruction that EXECUTE is about to execute
     left_unreset: bool = False  # the library builds this CPU without resetting it
     reset: dict[str, int] = field(default_factory=dict)  # fields of `env` that the library's reset leaves wrong
     breakpoint: int | None = None  # exception of a breakpoint instruction that the library has for a debugger
     wait_spins: bool = False  # a CPU that waits for an interrupt would spin inside the library
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
+    tlb_calls: TlbCalls | None = None  # where a software-filled TLB needs repair
+    context_save: ContextSave | None = None  # with the field `trap_depth`: where a trap could save contexts without end
     condition_masks: ConditionMasks | None = None  # where the translator takes conditions that do not exist
+    conditions: int | None = None  # where in the library file a table is that needs repair (`conditions`)
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in
+    knows_thumb: bool = False  # its translator knows Thumb, and needs repair for it (`thumb`)
     page_size: int | None = None  # bytes, where the library would choose less than a page of the ISA
+    map_unit: int = 4096  # bytes; what is mapped has a multiple of it, at a multiple of it
+    phys_page: str | None = None  # QEMU's function for the physical page of an address, where the library's API has none
     instructions: dict[str, int] = field(default_factory=dict)  # those a hook may stand for: their number for UC_HOOK_INSN
     exceptions: Mapping[int, str] = field(default_factory=dict)  # what the library's exception numbers mean, for logs
     interrupts: Mapping[int, str] = field(default_factory=dict)  # what interrupt numbers mean
@@ -143,8 +178,9 @@ class Probe:
     loop: bytes  # add 1 and jump back: two instructions
     one: bytes  # set 1, wait for an interrupt
     two: bytes  # set 2, wait for an interrupt
-    trap: bytes  # one instruction that traps
-    trap_number: int
+    trap: bytes = b""  # one instruction that traps; none where the library enters traps by itself
+    trap_number: int = 0
+    waits: bool = True  # False: no instruction waits, so `one` and `two` store to the device instead and jump to themselves
 
 
 UNICORN_2_1_4_X86_64 = Build((2, 1, 4), "linux", "x86_64", 8)
@@ -154,10 +190,9 @@ CORE: dict[Build, CoreLayout] = {
         uc_stop_interrupt=224,
         uc_memory_mapping=288,
         uc_cpu=440,
-        uc_emu_counter=1368,
-        uc_emu_count=1376,
         uc_stop_request=1389,
         uc_invalid_addr=1416,
+        uc_invalid_error=1424,
         uc_no_exit_request=2034,
         uc_jmp_bufs=2040,
         uc_nested_level=14840,
@@ -167,9 +202,9 @@ CORE: dict[Build, CoreLayout] = {
         cpu_halted=33176,
         cpu_exception_index=33184,
         cpu_class=33200,
+        class_tlb_fill=72,
         class_exec_interrupt=144,
-        emu_start=0x3C4CA0,
-        end_slots=(0x14BFE80, 0x14C50C0),
+        abort_slot=0x14BFE80,
     ),
 }
 

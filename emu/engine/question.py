@@ -63,8 +63,10 @@ class StopQuestion:
         self._exception_index = exception_index
         self._exception_pc = self._exception_npc = 0
         self._first_npc: int | None = None
+        self.resumed: Callable[[], None] | None = None  # called where guest code begins to run, after a trap too
         self._breakpoint = layout.breakpoint
-        if self._advance is None or self._spins or self._waiting is not None or self._breakpoint is not None:
+        watched = self._waiting is not None or self._breakpoint is not None
+        if self._advance is None or self._spins or watched or layout.enters_traps:
             answer(_StopInterrupt(self._asked))
 
     def slice_begins(self) -> None:
@@ -93,4 +95,6 @@ class StopQuestion:
             if self._first_npc is not None:
                 self._npc.value, self._first_npc = self._first_npc, None
             self._exception_npc = self._npc.value
+        if self.resumed is not None and number < 0:
+            self.resumed()
         return False

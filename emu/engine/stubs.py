@@ -1,4 +1,4 @@
-"""Machine code of our own inside the library: memory to execute it from, jumps to its functions, changes to its own code."""
+"""A few instructions of our own inside the library: memory to execute them from, jumps to its functions, changes to its own."""
 
 from __future__ import annotations
 
@@ -36,25 +36,20 @@ def address_of(symbol: str) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-def jump_to(target: int) -> bytes:
-    """The machine code of a jump to `target`, which may use rax."""
-    jump = bytearray(JUMP)
-    jump[TARGET] = target.to_bytes(8, "little")
-    return bytes(jump)
-
-
-def code_at(address: int, size: int) -> bytes:
-    """The library's code there."""
-    return ctypes.string_at(address, size)
-
-
-def change_code(address: int, code: bytes) -> None:
-    """Write over the library's own code, for all engines of this process."""
+def overwrite(address: int, code: bytes) -> None:
+    """Change the library's own code; EngineError when the host does not allow it."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     page = address & -mmap.PAGESIZE
     size = address + len(code) - page
     if libc.mprotect(page, size, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC):
-        raise EngineError("this host does not let the library's code be changed")
+        raise EngineError(f"this host does not let the library's code be changed: {os.strerror(ctypes.get_errno())}")
     ctypes.memmove(address, code, len(code))
     libc.mprotect(page, size, mmap.PROT_READ | mmap.PROT_EXEC)
+
+
+def jump_to(target: int) -> bytes:
+    """The machine code of a jump to `target`, which may use rax."""
+    jump = bytearray(JUMP)
+    jump[TARGET] = target.to_bytes(8, "little")
+    return bytes(jump)

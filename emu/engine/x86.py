@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable
 
 from emu.engine.core import UC_HOOK_INTR, Engine
-from emu.engine.stubs import executable
+from emu.engine.stubs import address_of, executable
 from emu.engine.x86native import X86Native
 
 UC_HOOK_INSN = 2
@@ -35,6 +35,8 @@ class X86Hooks:
             offset["hflags"],
             offset["eflags"],
             engine.address_of("x86_cpu_do_interrupt"),
+            engine.counter.data,
+            address_of("cpu_exit"),
             (checks[0], checks[1], checks[2]),
             ctypes.addressof(self._saved_pc),
         )

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from emu.engine.counting import COUNT_EXCEPTION
+
 SAVE_PC = bytes.fromhex(
     "48b8 0000000000000000"  # movabs rax, &env->eip       bool stop_interrupt(uc, number)
     "488b08"  # mov rcx, [rax]
@@ -25,8 +27,14 @@ ENTER_HANDLER = bytes.fromhex(
     "488b08"  # mov rcx, [rax]
     "48b8 0000000000000000"  # movabs rax, &env->eip
     "488908"  # mov [rax], rcx
+    f"{COUNT_EXCEPTION.hex()}"
     "48bf 0000000000000000"  # movabs rdi, cpu
-    "48b8 0000000000000000"  # movabs rax, x86_cpu_do_interrupt
+    "720e"  # jb enter
+    "57"  # push rdi
+    "48b8 0000000000000000"  # movabs rax, cpu_exit
+    "ffd0"  # call rax
+    "5f"  # pop rdi
+    "48b8 0000000000000000"  # enter: movabs rax, x86_cpu_do_interrupt
     "ffe0"  # jmp rax
 )
 CHECK_PORT = bytes.fromhex(
@@ -61,6 +69,8 @@ class X86Native:
     hflags: int
     eflags: int
     do_interrupt: int
+    counter: int  # data of the engine's InstructionCounter
+    cpu_exit: int  # has the CPU leave its chain of blocks
     check_port: tuple[int, int, int]  # of 1, 2 and 4 bytes: take env and port, return or raise #GP
     scratch: int  # 8 bytes
 
@@ -69,8 +79,10 @@ class X86Native:
         return _filled(SAVE_PC, self.env + self.pc, self.scratch)
 
     def enter_handler(self) -> bytes:
-        """For the exception hook: puts the pc back and has QEMU's own code enter the guest's handler."""
-        return _filled(ENTER_HANDLER, self.scratch, self.env + self.pc, self.cpu, self.do_interrupt)
+        """For the exception hook: puts the pc back, counts, and has QEMU's own code enter the guest's handler."""
+        return _filled(
+            ENTER_HANDLER, self.scratch, self.env + self.pc, self.counter, self.cpu, self.cpu_exit, self.do_interrupt
+        )
 
     def checked_port(self, callback: int) -> bytes:
         """For a hook of IN or OUT: goes on to `callback` if privilege level or the TSS allow it, else raises #GP."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from emu.monitor.command import CommandError, Context
+from emu.snapshots import snapshots_in
+from migration.snapshot import SnapshotInfo
 from migration.vmstate import Wire
 
 
@@ -11,6 +13,14 @@ def query_block(ctx: Context) -> Wire:
     unlimited: dict[str, Wire] = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
     drives: list[Wire] = []
     for drive, image in ctx.machine.drives:
+        about: dict[str, Wire] = {
+            "filename": image.path,
+            "format": image.format,
+            "virtual-size": image.size,
+            "dirty-flag": False,
+        }
+        if snapshots := snapshots_in(drive.id, image):
+            about["snapshots"] = [_snapshot_info(snapshot) for snapshot in snapshots]
         inserted: dict[str, Wire] = unlimited | {
             "file": image.path,
             "node-name": drive.id,
@@ -22,11 +32,26 @@ def query_block(ctx: Context) -> Wire:
             "detect_zeroes": "off",
             "write_threshold": 0,
             "cache": {"writeback": True, "direct": False, "no-flush": False},
-            "image": {"filename": image.path, "format": image.format, "virtual-size": image.size, "dirty-flag": False},
+            "image": about,
         }
         info: dict[str, Wire] = {"device": drive.id, "type": "unknown", "locked": False, "removable": False}
         drives.append(info | {"io-status": "ok", "inserted": inserted})
     return drives
+
+
+def _snapshot_info(info: SnapshotInfo) -> Wire:
+    """QMP's SnapshotInfo."""
+    date, date_ns = divmod(info.taken_ns, 1_000_000_000)
+    clock, clock_ns = divmod(info.clock_ns or 0, 1_000_000_000)
+    return {
+        "id": info.id,
+        "name": info.tag,
+        "vm-state-size": info.size,
+        "date-sec": date,
+        "date-nsec": date_ns,
+        "vm-clock-sec": clock,
+        "vm-clock-nsec": clock_ns,
+    }
 
 
 def check_node(ctx: Context, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -35,7 +34,6 @@ class Context:
     quit: Callable[[int], None]  # ends the process soon, with this exit code; called on any thread, returns at once
     started_at: float  # seconds since the epoch
     jobs: Jobs = field(init=False)
-    snapshot_lock: threading.Lock = field(default_factory=threading.Lock, init=False)  # one snapshot command at a time
 
     def __post_init__(self) -> None:
         self.jobs = Jobs(self.machine.events.emit)

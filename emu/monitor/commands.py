@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from emu.monitor import block, control, hardware, memory, migration, snapshots, text
-from emu.monitor.command import Command, CommandError, Context, Hmp, Kind, Parameter
+from emu.monitor.command import Command, CommandError, Context, Hmp, Kind, Parameter, Run
 from migration.settings import LIMITS
 from migration.status import Status
 from migration.vmstate import Wire
@@ -56,6 +56,17 @@ _JOB = (Parameter("job-id"), Parameter("tag"))
 _VMSTATE = Parameter("vmstate", required=False)
 _DEVICES = Parameter("devices", Kind.ARRAY, required=False)
 
+
+def _formatted(run: Run, name: str, operand: str, help: str, aliases: tuple[str, ...] = ()) -> Command:  # noqa: A002 - as Hmp's
+    """A command of the human monitor that prints what `operand` says, in the format behind its name."""
+    return Command(
+        run=run,
+        parameters=(_FORMAT, Parameter(operand)),
+        qmp=False,
+        hmp=Hmp(name=name, aliases=aliases, help=help, format=_FORMAT.name, words=(operand,), show=str),
+    )
+
+
 # In the order of QEMU's qapi files; commands of the human monitor alone stand under the name they have there.
 COMMANDS: dict[str, Command] = {
     "qmp_capabilities": Command(
@@ -96,42 +107,10 @@ COMMANDS: dict[str, Command] = {
         qmp=False,
         hmp=Hmp(name="info registers", help="show the cpu registers", show=text.show_registers),
     ),
-    "x": Command(
-        run=memory.examine,
-        parameters=(_FORMAT, Parameter("address")),
-        qmp=False,
-        hmp=Hmp(
-            name="x",
-            help="virtual memory dump starting at 'address': x/10i $pc",
-            format="format",
-            words=("address",),
-            show=str,
-        ),
-    ),
-    "xp": Command(
-        run=memory.examine_physical,
-        parameters=(_FORMAT, Parameter("address")),
-        qmp=False,
-        hmp=Hmp(
-            name="xp",
-            help="physical memory dump starting at 'address'",
-            format="format",
-            words=("address",),
-            show=str,
-        ),
-    ),
-    "print": Command(
-        run=memory.print_value,
-        parameters=(_FORMAT, Parameter("expression")),
-        qmp=False,
-        hmp=Hmp(
-            name="print",
-            aliases=("p",),
-            help="print expression value (use $reg for CPU register access)",
-            format="format",
-            words=("expression",),
-            show=str,
-        ),
+    "x": _formatted(memory.examine, "x", "address", "virtual memory dump starting at 'address': x/10i $pc"),
+    "xp": _formatted(memory.examine_physical, "xp", "address", "physical memory dump starting at 'address'"),
+    "print": _formatted(
+        memory.print_value, "print", "expression", "print expression value (use $reg for CPU register access)", aliases=("p",)
     ),
     "info mtree": Command(
         run=hardware.memory_tree,

@@ -37,6 +37,9 @@ class JobStatus(StrEnum):
     NULL = "null"
 
 
+Work = Callable[[Callable[[int, int], None]], object]  # is given what to tell its progress: done, total
+
+
 class JobError(EmuError):
     """Raised when a job cannot be started, or is not there, or not in a state to be dismissed."""
 
@@ -49,16 +52,21 @@ class Job:
     type: str
     status: JobStatus = JobStatus.CREATED
     error: str = ""
+    done: int = 0  # of `total`, in whatever the work counts
+    total: int = 1
+
+    def progress(self, done: int, total: int) -> None:
+        """The work says how far it is."""
+        self.done, self.total = done, total
 
     def to_wire(self) -> dict[str, Wire]:
         """QMP's JobInfo."""
-        done = int(self.status is JobStatus.CONCLUDED)
         wire: dict[str, Wire] = {
             "id": self.id,
             "type": self.type,
             "status": str(self.status),
-            "current-progress": done,
-            "total-progress": 1,
+            "current-progress": self.done,
+            "total-progress": self.total,
         }
         return wire | {"error": self.error} if self.error else wire
 
@@ -72,7 +80,7 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
 
-    def start(self, job_id: str, type: str, work: Callable[[], object]) -> None:  # noqa: A002 - the field's name in QMP
+    def start(self, job_id: str, type: str, work: Work) -> None:  # noqa: A002 - the field's name in QMP
         """Have `work` done as the job `job_id`; an EmuError it raises becomes the job's error."""
         if not _ID.fullmatch(job_id):
             raise JobError(f"Invalid job ID '{job_id:.60}'")
@@ -102,16 +110,17 @@ class Jobs:
         with self._lock:
             return [job.to_wire() for job in self._jobs.values()]
 
-    def _run(self, job: Job, work: Callable[[], object]) -> None:
+    def _run(self, job: Job, work: Work) -> None:
         self._go(job, JobStatus.RUNNING)
         try:
-            work()
+            work(job.progress)
         except (EmuError, OSError) as exc:
             self._abort(job, str(exc))
         except Exception as exc:
             log.exception("job %s", job.id)
             self._abort(job, f"internal error: {type(exc).__name__}, the log has more")
         else:
+            job.done = job.total
             self._go(job, JobStatus.WAITING)
             self._go(job, JobStatus.PENDING)
         self._go(job, JobStatus.CONCLUDED)

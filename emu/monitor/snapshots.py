@@ -6,33 +6,44 @@ from collections.abc import Iterable
 
 from emu.monitor.block import check_node
 from emu.monitor.command import CommandError, Context
+from migration.snapshot import OnProgress, SaveOptions, SnapshotInfo
 from migration.vmstate import Wire
 
 
 def savevm(ctx: Context, *, tag: str) -> Wire:
-    """Save the guest as `tag`."""
-    with ctx.snapshot_lock:
-        ctx.machine.savevm(tag)
+    """Save the guest as `tag`; a snapshot of the same tag is replaced."""
+    ctx.machine.savevm(tag)
     return {}
 
 
 def loadvm(ctx: Context, *, tag: str) -> Wire:
     """Become the guest saved as `tag`."""
-    with ctx.snapshot_lock:
-        ctx.machine.loadvm(tag)
+    ctx.machine.loadvm(tag)
     return {}
 
 
 def delvm(ctx: Context, *, tag: str) -> Wire:
     """Delete the snapshot `tag`."""
-    with ctx.snapshot_lock:
-        ctx.machine.delvm(tag)
+    ctx.machine.delvm(tag)
     return {}
 
 
 def query_snapshots(ctx: Context) -> Wire:
-    """The snapshots, the oldest first: size in bytes on the host's disk, time in seconds since the epoch."""
-    return [{"tag": info.tag, "vm-state-size": info.size, "date-sec": int(info.taken)} for info in ctx.machine.snapshots.list()]
+    """The snapshots, the oldest first, then those that not all drives have.
+
+    vm-state-size in bytes; date-sec and date-nsec since the epoch; vm-clock-sec and vm-clock-nsec of guest time, where known;
+    node-name for one that only that drive has, and the id it has there.
+    """
+    return [_to_wire(info) for info in ctx.machine.snapshots.list()]
+
+
+def _to_wire(info: SnapshotInfo) -> dict[str, Wire]:
+    seconds, rest = divmod(info.taken_ns, 1_000_000_000)
+    wire: dict[str, Wire] = {"tag": info.tag, "vm-state-size": info.size, "date-sec": seconds, "date-nsec": rest}
+    if info.clock_ns is not None:
+        seconds, rest = divmod(info.clock_ns, 1_000_000_000)
+        wire |= {"vm-clock-sec": seconds, "vm-clock-nsec": rest}
+    return wire | ({"node-name": info.only_on, "id": info.id} if info.only_on else {})
 
 
 def snapshot_tags(ctx: Context) -> Iterable[str]:
@@ -43,9 +54,13 @@ def snapshot_tags(ctx: Context) -> Iterable[str]:
 def snapshot_save(
     ctx: Context, *, job_id: str, tag: str, vmstate: str | None = None, devices: list[object] | None = None
 ) -> Wire:
-    """Save the guest as `tag`, in a job."""
+    """Save the guest as `tag`, in a job; its progress is bytes of RAM. There must be no snapshot of that tag."""
     _check_nodes(ctx, vmstate, devices)
-    ctx.jobs.start(job_id, "snapshot-save", lambda: savevm(ctx, tag=tag))
+
+    def save(on_progress: OnProgress) -> object:
+        return ctx.machine.savevm(tag, SaveOptions(overwrite=False, vmstate=vmstate, on_progress=on_progress))
+
+    ctx.jobs.start(job_id, "snapshot-save", save)
     return {}
 
 
@@ -54,14 +69,14 @@ def snapshot_load(
 ) -> Wire:
     """Become the guest saved as `tag`, in a job."""
     _check_nodes(ctx, vmstate, devices)
-    ctx.jobs.start(job_id, "snapshot-load", lambda: loadvm(ctx, tag=tag))
+    ctx.jobs.start(job_id, "snapshot-load", lambda _progress: ctx.machine.loadvm(tag, vmstate=vmstate))
     return {}
 
 
 def snapshot_delete(ctx: Context, *, job_id: str, tag: str, devices: list[object] | None = None) -> Wire:
     """Delete the snapshot `tag`, in a job."""
     _check_nodes(ctx, None, devices)
-    ctx.jobs.start(job_id, "snapshot-delete", lambda: delvm(ctx, tag=tag))
+    ctx.jobs.start(job_id, "snapshot-delete", lambda _progress: ctx.machine.delvm(tag))
     return {}
 
 

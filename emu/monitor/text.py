@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast
 
 from migration.vmstate import Wire
@@ -97,15 +97,32 @@ def show_device_tree(answer: Wire) -> str:
     return "\n".join(["bus: main-system-bus", "  type System", *(f"  dev: {name}" for name in cast("list[str]", answer))])
 
 
+WHOLE = "List of snapshots present on all disks:"
+
+
 def show_snapshots(answer: Wire) -> str:
     """`info snapshots`."""
-    snapshots = _records(answer)
-    if not snapshots:
-        return "There is no snapshot available."
-    lines = ["List of snapshots:", f"{'ID':<10}{'TAG':<17}{'VM SIZE':>8}{'DATE':>20}"]
+    groups: dict[str, list[dict[str, Text]]] = {"": []}
+    for snapshot in _records(answer):
+        groups.setdefault(cast(str, snapshot.get("node-name", "")), []).append(snapshot)
+    blocks = [
+        _snapshot_lines(f"List of partial (non-loadable) snapshots on '{node}':" if node else WHOLE, group)
+        for node, group in groups.items()
+        if group
+    ]
+    return "\n\n".join(blocks) or "There is no snapshot available."
+
+
+def _snapshot_lines(title: str, snapshots: Sequence[Mapping[str, Text]]) -> str:
+    lines = [title, f"{'ID':<10}{'TAG':<17}{'VM SIZE':>8}{'DATE':>20}{'VM CLOCK':>13}{'ICOUNT':>11}"]
     for snapshot in snapshots:
         date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(cast(int, snapshot["date-sec"])))
-        lines.append(f"{'--':<10}{snapshot['tag']:<16} {_size(cast(int, snapshot['vm-state-size'])):>8} {date}")
+        size, clock = _size(cast(int, snapshot["vm-state-size"])), ""
+        if "vm-clock-sec" in snapshot:
+            minutes, seconds = divmod(cast(int, snapshot["vm-clock-sec"]), 60)
+            milliseconds = cast(int, snapshot["vm-clock-nsec"]) // 1_000_000
+            clock = f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}.{milliseconds:03}"
+        lines.append(f"{snapshot.get('id', '--'):<10}{snapshot['tag']:<16} {size:>8}{date:>20}{clock:>13}{'':>11}")
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ class MipsCpu:
         self._f = [engine.field(f"f{n}") for n in range(32)]
         self._cp0 = {name: engine.field(name) for name in CP0}
         self._named = {name: engine.field(name) for name in ("pc", "dsp_control", "btarget", "bcond", "lladdr", "llval")}
-        self._fcsr = engine.field("fcsr")
+        self._fcsr, self._random = engine.field("fcsr"), engine.field("Random")
         self._hflags = engine.field("hflags")
         self._status, self._cause = self._cp0["Status"], self._cp0["Cause"]
         word = ctypes.c_uint64 if self._model.all_bits >> 32 else ctypes.c_uint32
@@ -50,7 +50,6 @@ class MipsCpu:
         self._store_fcsr = engine.function("helper_ctc1", None, ctypes.c_void_p, word, ctypes.c_uint32, ctypes.c_uint32)
         self._read_tlb = engine.function("r4k_helper_tlbr", None, ctypes.c_void_p)
         self._write_tlb = engine.function("r4k_helper_tlbwi", None, ctypes.c_void_p)
-        self._drop_shadow_tlb = engine.function("cpu_mips_tlb_flush", None, ctypes.c_void_p)
         self.interrupt = IrqLine(self._interrupt)
         self._cp0["EBase"].value &= ~0x3FF  # the CPU's number, which the engine counts from -1
         engine.field("Config7").value |= WAIT_WAKES
@@ -136,6 +135,7 @@ class MipsCpu:
             tlb_entry_lo0=[entry["EntryLo0"] for entry in tlb],
             tlb_entry_lo1=[entry["EntryLo1"] for entry in tlb],
             asleep=self.engine.halted,
+            random=self._random.value,
         )
 
     def load(self, state: Mips64State) -> None:
@@ -145,7 +145,6 @@ class MipsCpu:
             for name, value in zip(TLB_WINDOW, (index, *entry), strict=True):
                 self._cp0[name].value = value
             self._write_tlb(self.engine.env)
-        self._drop_shadow_tlb(self.engine.env)
         for name, value in zip(CP0, state.cp0, strict=True):
             self._cp0[name].value = self._cp0[name].value & ~self._model.bits[name] | value
         for name, field in self._named.items():
@@ -154,7 +153,7 @@ class MipsCpu:
             for field, value in zip(fields, values, strict=True):
                 field.value = value
         self._store_fcsr(self.engine.env, state.fcsr & ~FCSR_CAUSE, FCSR, 0)  # a cause that is enabled would be an exception
-        self._fcsr.value = state.fcsr
+        self._fcsr.value, self._random.value = state.fcsr, state.random
         self._hflags.value = state.mode
         self._store_status(self.engine.env, self._status.value)  # has the engine work out the rest of its hflags
         self.engine.halted = state.asleep

@@ -54,9 +54,9 @@ MIPS64R2 = Model(all_bits=_ALL64, tlb=64, bits=_BITS | dict.fromkeys(_WIDE, _ALL
 
 @dataclass(slots=True, kw_only=True)
 class Mips64State(State):
-    """Everything a guest can see of its CPU. Not saved: which TLB entry TLBWR takes next, which is anybody's guess."""
+    """Everything a guest can see of its CPU."""
 
-    VMSTATE: ClassVar[VMState] = VMState("mips64-cpu", version=1, minimum=1)
+    VMSTATE: ClassVar[VMState] = VMState("mips64-cpu", version=2, minimum=1)
     MODEL: ClassVar[Model] = MIPS64R2
     pc: int = u64()
     r: list[int] = u64s(32)
@@ -76,6 +76,9 @@ class Mips64State(State):
     tlb_entry_lo0: list[int] = u64s(MIPS64R2.tlb)
     tlb_entry_lo1: list[int] = u64s(MIPS64R2.tlb)
     asleep: bool = flag()  # in WAIT
+    random: int = u32(
+        MIPS64R2.tlb - 1, since=2
+    )  # the TLB entry that TLBWR takes next; the last, if there is none or it is wired
 
     def check(self) -> None:
         """A wrong Wired or branch would end the process inside the library."""
@@ -99,7 +102,7 @@ class Mips64State(State):
 class Mips32State(Mips64State):
     """The same of a CPU whose registers have 32 bits, those of floating point apart."""
 
-    VMSTATE: ClassVar[VMState] = VMState("mips32-cpu", version=1, minimum=1)
+    VMSTATE: ClassVar[VMState] = VMState("mips32-cpu", version=2, minimum=1)
     MODEL: ClassVar[Model] = M74KF
     pc: int = u32()
     r: list[int] = u32s(32)
@@ -114,6 +117,7 @@ class Mips32State(Mips64State):
     tlb_page_mask: list[int] = u32s(M74KF.tlb)
     tlb_entry_lo0: list[int] = u32s(M74KF.tlb)
     tlb_entry_lo1: list[int] = u32s(M74KF.tlb)
+    random: int = u32(M74KF.tlb - 1, since=2)
 
 
 STATES: dict[str, type[Mips64State]] = {

@@ -13,6 +13,7 @@ from emu.clock import Clock
 from emu.engine.core import Engine
 from emu.engine.holes import Access
 from emu.engine.registers import registers
+from emu.engine.riscvcounters import count_time
 from emu.irq import IrqLine
 from targets.riscv.state import MIP_MASK, STATES, Irq, Priv, Riscv64State
 
@@ -57,6 +58,7 @@ class RiscvCpu:
         )
         self._set_rdtime = engine.function("riscv_cpu_set_rdtime_fn", None, ctypes.c_void_p, _ReadTime)
         self.show_time(lambda: clock.now() // NS_PER_TICK)
+        count_time(engine.layout.suffix, engine.layout.env["time"][0], NS_PER_TICK, wide=self.width.xlen == 64)
         self._csr_value = ctypes.c_uint64()
         u64 = ctypes.c_uint64
         self._csrrw = engine.function(
@@ -101,7 +103,10 @@ class RiscvCpu:
         self._priv.value = value
 
     def show_time(self, ticks: Callable[[], int]) -> None:
-        """Have the `time` CSR show what `ticks` returns, in ticks of the timebase, modulo 2^64; guest time until told."""
+        """Have the `time` CSR show what `ticks` returns, in ticks of the timebase, modulo 2^64; guest time until told.
+
+        The cycle and instret counters show the same in nanoseconds.
+        """
         self._rdtime = _ReadTime(ticks)  # the library points to it
         self._set_rdtime(self.engine.env, self._rdtime)
 

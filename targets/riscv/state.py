@@ -113,7 +113,7 @@ RV64 = Width(
 
 @dataclass(slots=True, kw_only=True)
 class Riscv64State(State):
-    """Everything a guest can see of its hart. Not saved: cycle and instret counters, which Unicorn takes from the host."""
+    """Everything a guest can see of its hart. Its cycle and instret counters show the time, which the board saves."""
 
     VMSTATE: ClassVar[VMState] = VMState("riscv64-cpu", version=1, minimum=1)
     WIDTH: ClassVar[Width] = RV64

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from emu.engine.core import Engine
 from emu.engine.holes import Access
 from emu.errors import EngineError, GuestError, StateError
 from emu.irq import IrqLine
 from migration.vmstate import State, VMState, u32, u32s, u64, u64s
+from targets.realmemory import Nothing, RealMemory
 
 PSW_EXTERNAL, PSW_WAIT, PSW_64_BIT = 1 << 56, 1 << 49, 0x1_8000_0000  # masks of bits 7, 14, 31 and 32 (4.2)
 CR0_SERVICE_SIGNAL = 1 << 9
@@ -34,36 +35,16 @@ EXTERNAL_CODE, SVC_CODE, PROGRAM_CODE = 0x84, 0x88, 0x8C
 FPC_RESERVED = 0x0303_0088
 FPC_ROUNDING = (0, 1, 2, 3, 7)
 
+EXECUTE_LENGTHS = (4, 6)  # EXECUTE's, EXECUTE RELATIVE LONG's
+
 PLAIN = ("prefix", "ckc", "cputm", "todpr")
-
-
-class RealMemory(Protocol):
-    """RAM by absolute address, as devices see it; GuestError where there is none."""
-
-    def read(self, address: int, size: int) -> bytes:
-        """Bytes."""
-
-    def write(self, address: int, data: bytes) -> None:
-        """Change bytes."""
-
-
-class Nothing:
-    """No memory at all."""
-
-    def read(self, address: int, size: int) -> bytes:
-        """GuestError."""
-        raise GuestError(f"{size} bytes at {address:#x} are not in memory")
-
-    def write(self, address: int, data: bytes) -> None:
-        """GuestError."""
-        self.read(address, len(data))
 
 
 @dataclass(slots=True, kw_only=True)
 class S390xState(State):
-    """Everything a guest can see of its CPU. Not saved: the TOD clock, which Unicorn takes from the host."""
+    """Everything a guest can see of its CPU. The TOD clock stands still at 0."""
 
-    VMSTATE: ClassVar[VMState] = VMState("s390x-cpu", version=1, minimum=1)
+    VMSTATE: ClassVar[VMState] = VMState("s390x-cpu", version=2, minimum=1)
     psw_mask: int = u64()  # with the condition code; a CPU that waits has the bit set
     psw_address: int = u64()
     r: list[int] = u64s(16)
@@ -76,9 +57,12 @@ class S390xState(State):
     ckc: int = u64()
     cputm: int = u64()
     todpr: int = u32()
+    executed: int = u64(since=2)  # between EXECUTE and the instruction it executes: that one, and EXECUTE's length
 
     def check(self) -> None:
         """A floating point control word with bits that do not exist would be an exception between two slices."""
+        if self.executed and self.executed & 0xF not in EXECUTE_LENGTHS:
+            raise StateError(f"s390x-cpu.executed is {self.executed:#x}, must end in one of {EXECUTE_LENGTHS}")
         if self.fpc & FPC_RESERVED or self.fpc & 7 not in FPC_ROUNDING:
             raise StateError(f"s390x-cpu.fpc is {self.fpc:#x}, which has reserved bits or rounding modes")
         if self.prefix % LOWCORE:
@@ -125,6 +109,8 @@ class S390xCpu:
             self._take_interrupt()
         if not self._fields["psw_mask"].value & PSW_WAIT:
             self.engine.run()
+        else:  # an interruption to a PSW that waits: time goes on, if it is counted, for it may be taken over and over
+            self.engine.counter.exception()
         self.engine.halted = bool(self._fields["psw_mask"].value & PSW_WAIT)
 
     def stop(self) -> None:
@@ -219,6 +205,7 @@ class S390xCpu:
             **{name: self._fields[name].value for name in (*PLAIN, "fpc")},
             psw_mask=self._get_psw_mask(self.engine.env),
             psw_address=self.engine.pc,
+            executed=self._fields["ex_value"].value,
             r=[register.value for register in self._r],
             v=[register.value for register in self._v],
             a=[register.value for register in self._a],
@@ -241,6 +228,6 @@ class S390xCpu:
             self._fields[name].value = getattr(state, name)
         self._set_fpc(self.engine.env, state.fpc)
         self._load_psw(self.engine.env, state.psw_mask, state.psw_address)
-        self._fields["ex_value"].value = 0
+        self._fields["ex_value"].value = state.executed
         self.engine.halted = bool(state.psw_mask & PSW_WAIT)
         self.engine.flush_tlb()

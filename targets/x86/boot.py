@@ -39,7 +39,6 @@ CODE64, CODE32, DATA = 0x00AF_9B00, 0x00CF_9B00, 0x00CF_9300  # second words of 
 PRESENT, WRITABLE, LARGE = 0x01, 0x02, 0x80
 CR0_PE_ET, CR0_PG, CR4_PAE, EFER_LME_LMA = 0x11, 1 << 31, 1 << 5, 0x500
 HFLAGS_32, HFLAGS_64 = 0x80 | 0x30, 0x80 | 0x30 | 0xC000  # PE, CS32, SS32; LMA, CS64
-HFLAGS_OSFXSR = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)

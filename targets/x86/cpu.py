@@ -30,7 +30,6 @@ ACKNOWLEDGE = 1 << 44  # the page of the acknowledge register
 VECTOR = 0x64  # where the library looks for the vector: vmcb.control.int_vector
 
 INTERRUPT_FLAG = 1 << 9
-INTERRUPT_SHADOW = 1 << 3  # in hflags
 ARITHMETIC_FLAGS = 0x8D5  # OF, SF, ZF, AF, PF, CF
 DIRECTION = 1 << 10
 CC_OP_EFLAGS = 1
@@ -216,7 +215,7 @@ class X86Cpu:
         self._load_fpu(state.fpu)
         self._cc_src.value, self._cc_op.value = state.eflags & ARITHMETIC_FLAGS, CC_OP_EFLAGS
         self._df.value = MASK32 if state.eflags & DIRECTION else 1
-        self._eflags.value = state.eflags & ~(ARITHMETIC_FLAGS | DIRECTION)
+        self._eflags.value = state.eflags  # from which the library takes the two above at the begin of a slice
         self._hflags.value = state.hflags
         self._old_exception.value = NO_EXCEPTION
         self.engine.halted = state.asleep

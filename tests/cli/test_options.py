@@ -126,6 +126,11 @@ def test_drive_options(text: str, expected: DriveConfig) -> None:
         ("dir", ShareConfig(path=Path("dir"), tag="host0")),
         ("dir,readonly", ShareConfig(path=Path("dir"), tag="host0", readonly=True)),
         ("dir,tag=data,security=mapped", ShareConfig(path=Path("dir"), tag="data", security="mapped")),
+        ("dir,migratable", ShareConfig(path=Path("dir"), tag="host0", migratable=True)),
+        (
+            "dir,migratable,on-mismatch=stale",
+            ShareConfig(path=Path("dir"), tag="host0", migratable=True, on_mismatch="stale"),
+        ),
         ("a,,b,readonly=off,security=none", ShareConfig(path=Path("a,b"), tag="host0")),
     ],
 )
@@ -164,7 +169,12 @@ def test_drives_are_numbered_in_order() -> None:
         (("--drive", f"a.img,serial={'s' * 21}"), "at most 20 ASCII characters"),
         (("--drive", "a.img", "--drive", "b.img,id=drive0"), "drive id 'drive0' is given 2 times"),
         (("--share", ""), "names no directory"),
-        (("--share", "dir,cache=loose"), "'cache=loose' is unknown, known are tag=, readonly and security="),
+        (
+            ("--share", "dir,cache=loose"),
+            "'cache=loose' is unknown, known are readonly, migratable, tag=, security=, on-mismatch=",
+        ),
+        (("--share", "dir,migratable,on-mismatch=ignore"), "--share on-mismatch is 'ignore', must be one of abort, stale"),
+        (("--share", "dir,on-mismatch=stale"), "--share on-mismatch=stale is for shares that are migratable"),
         (("--share", "dir,tag=a b"), "--share tag 'a b' must be 1..31"),
         (("--share", f"dir,tag={'t' * 32}"), "must be 1..31"),
         (("--share", "dir,security=passthrough"), "must be one of mapped, none"),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
-EM_RISCV = 243
+EM_X86_64, EM_AARCH64, EM_RISCV = 62, 183, 243
 HEADER, PROGRAM, SECTION, SYMBOL = (
     struct.Struct(layout) for layout in ("<16sHHIQQQIHHHHHH", "<IIQQQQQQ", "<IIQQQQIIQQ", "<IBBHQQ")
 )
 NAMES = b"\0.text\0.symtab\0.strtab\0"
 
 
-def elf_with_symbols(address: int, code: bytes, symbols: Mapping[str, int]) -> bytes:
-    """An executable for 64-bit RISC-V: `code` at `address`, entered there, and labels in it by their offsets."""
+def elf_with_symbols(address: int, code: bytes, symbols: Mapping[str, int], machine: int = EM_RISCV) -> bytes:
+    """An executable for a 64-bit machine: `code` at `address`, entered there, and labels in it by their offsets."""
     strings = b"\0" + b"".join(name.encode() + b"\0" for name in symbols)
     table = SYMBOL.pack(0, 0, 0, 0, 0, 0)
     for name, offset in symbols.items():
@@ -30,6 +30,6 @@ def elf_with_symbols(address: int, code: bytes, symbols: Mapping[str, int]) -> b
     ]
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     sizes = (HEADER.size, PROGRAM.size, 1, SECTION.size, len(sections), 4)
-    header = HEADER.pack(ident, 2, EM_RISCV, 1, address, HEADER.size, offsets[4], 0, *sizes)
+    header = HEADER.pack(ident, 2, machine, 1, address, HEADER.size, offsets[4], 0, *sizes)
     program = PROGRAM.pack(1, 5, start, address, address, len(code), len(code), 4)
     return header + program + b"".join(parts) + b"".join(sections)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, cast
 
+from benchmarks.emu import GUESTS
 from benchmarks.serial import ConsoleError, SerialConsole
 from images.linux import LinuxImage
+from migration.protocols import Step
 from tests.live.machines import WAIT, EmuProcess
 
 BOOT = 90  # seconds; thirty times what a boot takes on an idle host
@@ -27,17 +29,6 @@ TROUBLE = re.compile(
     r"|I/O error|EXT4-fs (?:error|warning)|JBD2: .*(?:rror|abort)|insmod \S+ failed|timed? ?out",
 )
 ENDS = re.compile("reboot: (?:Power down|Power off not available: System halted instead|System halted)")
-
-# Debian's architectures: the target, and the command line. A PC without ACPI does not say how fast its time stamp counter is;
-# measured against the PIT, a busy host spoils it. The 32-bit kernel does not ask whether it is invariant, and takes the CPU for
-# an Intel of those whose page tables are isolated, at ten times the cost of a system call.
-GUESTS = {
-    "riscv64": ("riscv64", "console=ttyS0"),
-    "arm64": ("arm64", "console=ttyAMA0"),
-    "amd64": ("x86_64", "console=ttyS0 tsc_early_khz=1000000"),
-    "armhf": ("arm", "console=ttyAMA0"),
-    "i386": ("i386", "console=ttyS0 tsc=reliable tsc_early_khz=1000000 nopti"),
-}
 
 UPTIME_STEP = 0.010  # /proc/uptime counts hundredths of a second
 CLOCK_LOOP = "while read -r _; do read -r up _ </proc/uptime; echo up=$up; done"
@@ -66,10 +57,12 @@ class RecordingConsole(SerialConsole):
 class LinuxGuest(EmuProcess):
     """`emu run` with Debian's kernel of an architecture; incoming ones are given the options of the one that comes in."""
 
-    def __init__(self, folder: Path, name: str, image: LinuxImage, *options: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, image: LinuxImage, *options: str, fault: tuple[Step, str] | None = None
+    ) -> None:
         files = ("--kernel", str(image.kernel), "--initrd", str(image.initrd))
         target, line = GUESTS[image.arch]
-        super().__init__(folder, name, target, *files, "--append", line, *options)
+        super().__init__(folder, name, target, *files, "--append", line, *options, fault=fault)
 
     @property
     def console(self) -> RecordingConsole:
@@ -199,9 +192,3 @@ class HostMemory:
         sizes = [(int(size), int(rss)) for size, rss in re.findall(r"^Size: +(\d+) kB\n(?:.*\n){2}Rss: +(\d+) kB", maps, re.M)]
         (guest,) = (rss << 10 for size, rss in sizes if size << 10 == ram)
         return cls(guest, sum(rss << 10 for _size, rss in sizes) - guest)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used, all its threads together (proc(5), stat's utime and stime)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

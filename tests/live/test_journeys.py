@@ -299,7 +299,7 @@ def test_savevm_with_a_writable_raw_drive_is_refused_with_the_way_out(start: Sta
 
     answer = machine.monitor("savevm one")
 
-    assert "writable raw image" in answer
+    assert "Device 'drive0' is writable but does not support snapshots" in answer
     assert "readonly" in answer
     assert machine.status == "running"
 

@@ -8,15 +8,20 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 
+from benchmarks.contender import cpu_seconds
+from benchmarks.emu import GUESTS
 from emu.errors import EmuError
 from images.linux import LinuxImage, fetch, make_ext4
-from tests.live.linux import GUESTS, GuestClock, HostMemory, LinuxGuest, check_ext4, cpu_seconds, unpack_ext4
+from migration.protocols import Step
+from tests.emu.block.qcow2.tools import CLEAN, check, needs_qemu_img, qemu_img
+from tests.live.linux import GuestClock, HostMemory, LinuxGuest, check_ext4, unpack_ext4
 from tests.live.machines import WAIT
 from tests.live.test_journeys import SEED
 
@@ -29,6 +34,7 @@ FIRMWARE = Path("/usr/lib/riscv64-linux-gnu/opensbi/generic")  # Debian: opensbi
 
 CLOCK_BOUND = 0.050  # seconds that a guest's clock may be off after a move, its downtime aside
 PROBES = 8  # of the guest's clock before and after each move
+LONG = 120  # seconds for a round of all tasks at once
 IDLE_SECONDS = 5
 IDLE_SHARE = 0.08  # of one core
 OVERHEAD = 120 << 20  # bytes beside the RAM that the guest touched
@@ -56,6 +62,17 @@ def md5sum(content: bytes | str) -> str:
 
 NUMBERS = seq(1, 200000)
 
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A shell command that prints the same every time."""
+
+    command: str
+    answer: str
+
+
+SUMS = {"md5": Task(ROUND, md5sum(NUMBERS + seq(1, 20000)))}
+
 StartLinux = Callable[..., LinuxGuest]
 
 
@@ -81,12 +98,12 @@ def ext4(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(image: LinuxImage, tmp_path: Path) -> Iterator[StartLinux]:
-    """Starts machines with Debian's kernel: start(name, *options)."""
+    """Starts machines with Debian's kernel: start(name, *options, fault=None)."""
     machines: list[LinuxGuest] = []
     base = ("--memory", f"{RAM >> 20}M", "--snapshots", str(tmp_path / "snapshots"))
 
-    def begin(name: str, *options: str) -> LinuxGuest:
-        machines.append(LinuxGuest(tmp_path, name, image, *base, *options))
+    def begin(name: str, *options: str, fault: tuple[Step, str] | None = None) -> LinuxGuest:
+        machines.append(LinuxGuest(tmp_path, name, image, *base, *options, fault=fault))
         return machines[-1]
 
     yield begin
@@ -107,12 +124,17 @@ def test_the_guests_own_drivers_mount_and_write_ext4(start: StartLinux, ext4: Pa
 
 
 def guest_travels(start: StartLinux, disk: Path, folder: Path, *options: str, moves: int) -> None:
-    """Move a guest `moves` times, over unix and tcp in turn, while it computes and writes; then account for everything."""
+    """Move a guest `moves` times while it computes and writes; then account for everything."""
+    options = ("--drive", str(disk), *options)
+    guest = start("m0", *options).boot()
+    begin_work(guest)
+    finish_work(move_about(start, guest, *options, moves=moves), disk, folder / "files")
+
+
+def move_about(start: StartLinux, here: LinuxGuest, *options: str, moves: int) -> LinuxGuest:
+    """Move a guest that was started with `options`, over unix and tcp in turn; where it is in the end. Its clock is watched."""
     chance = random.Random(SEED)
     print(f"seed {SEED}")
-    options = ("--drive", str(disk), *options)
-    here = start("m0", *options).boot()
-    begin_work(here)
     clock = GuestClock(here)
     downtimes, drifts = [], []
     for move, scheme in zip(range(1, moves + 1), cycle(("unix", "tcp"))):
@@ -133,28 +155,36 @@ def guest_travels(start: StartLinux, disk: Path, folder: Path, *options: str, mo
     clock.stop(here)
     print(f"downtime median {statistics.median(downtimes) * 1000:.0f} ms, longest {max(downtimes) * 1000:.0f} ms")
     print(f"clock off by {min(drifts) * 1000:.0f}..{max(drifts) * 1000:.0f} ms from that")
-    finish_work(here, disk, folder / "files")
+    return here
 
 
-def begin_work(guest: LinuxGuest) -> None:
-    """Have the guest compute and write until /tmp/stop is there; returns when it does both."""
+def begin_work(guest: LinuxGuest, tasks: Mapping[str, Task] = SUMS) -> None:
+    """Have the guest do all tasks at once, again and again, and write until /tmp/stop is there; returns when it does all."""
     guest.run("mount -t ext4 /dev/vda /mnt")
     guest.run(f"{SEQ} 1 200000 >/tmp/numbers")
-    guest.run(f"(while [ ! -e /tmp/stop ]; do {ROUND}; done) >/tmp/sums &")
+    for name, task in tasks.items():
+        guest.run(f"(while [ ! -e /tmp/stop ]; do {task.command}; done) >/tmp/{name}.sums 2>&1 &")
     guest.run(f"({WRITER}) &")
-    guest.run("until [ -s /tmp/sums ] && [ -s /tmp/synced ]; do sleep 0.1; done")
+    begun = " && ".join(f"[ -s /tmp/{name} ]" for name in ("synced", *(f"{name}.sums" for name in tasks)))
+    guest.run(f"until {begun}; do sleep 0.1; done", LONG)
 
 
-def finish_work(guest: LinuxGuest, disk: Path, folder: Path) -> None:
+def finish_work(guest: LinuxGuest, disk: Path, folder: Path, tasks: Mapping[str, Task] = SUMS) -> None:
     """End the work, account for all of it, and switch the guest off. The disk's files are left in `folder`."""
-    guest.run("touch /tmp/stop; wait")
-    rounds, answer = guest.run("sort /tmp/sums | uniq -c").split(maxsplit=1)  # were there two answers, they would not be equal
-    print(f"{rounds} sums, all {answer}")
-    assert answer == md5sum(NUMBERS + seq(1, 20000))
+    assert_everything_synced_is_there(disk, folder, end_work(guest, tasks))
+
+
+def end_work(guest: LinuxGuest, tasks: Mapping[str, Task] = SUMS) -> int:
+    """End the work, look at its sums, and switch the guest off; how many files the writer had on its disk."""
+    guest.run("touch /tmp/stop; wait", LONG)
+    for name, task in tasks.items():
+        rounds, answer = guest.run(f"sort /tmp/{name}.sums | uniq -c").split(maxsplit=1)  # two answers would not be equal
+        print(f"{name}: {rounds} sums, all {answer}")
+        assert answer == task.answer
     synced = int(guest.run("cat /tmp/synced"))
     guest.run("umount /mnt")
     assert guest.power_off() == 0
-    assert_everything_synced_is_there(disk, folder, synced)
+    return synced
 
 
 def assert_everything_synced_is_there(disk: Path, folder: Path, synced: int) -> None:
@@ -241,6 +271,28 @@ def test_a_writable_disk_goes_back_with_its_guest(start: StartLinux, ext4: Path,
         guest = start(again, *drive, "--loadvm", "middle")
         guest.run("sleep 1")
         finish_work(guest, ext4, tmp_path / f"{again}.files")
+
+
+@needs_qemu_img
+def test_a_disk_that_has_its_snapshots_inside_goes_back_with_its_guest(start: StartLinux, ext4: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.qcow2"
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", ext4, disk)
+    drive = ("--drive", str(disk))
+    first = start("first", *drive).boot()
+    begin_work(first)
+    for tag in ("early", "middle", "middle"):
+        assert first.monitor(f"savevm {tag}") == ""  # while the writer goes on
+        first.run("sleep 1")
+    assert first.monitor("delvm early") == ""
+    first.close()
+
+    for again in ("second", "third"):
+        guest = start(again, *drive, "--loadvm", "middle")
+        guest.run("sleep 1")
+        synced = end_work(guest)
+        assert check(disk) == CLEAN
+        qemu_img("convert", "-f", "qcow2", "-O", "raw", disk, ext4)
+        assert_everything_synced_is_there(ext4, tmp_path / f"{again}.files", synced)
 
 
 def test_loadvm_takes_a_running_guest_back(start: StartLinux) -> None:

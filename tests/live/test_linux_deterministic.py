@@ -22,7 +22,7 @@ BOOT = 300  # seconds; an idle host takes 15
 pytestmark = [pytest.mark.linux, pytest.mark.timeout(1200)]
 
 
-@pytest.fixture(scope="module", params=("riscv64", "arm64"))
+@pytest.fixture(scope="module", params=("riscv64", "arm64", "armhf", "amd64"))
 def image(request: pytest.FixtureRequest) -> LinuxImage:
     """Debian's kernel and our initramfs."""
     try:
@@ -41,7 +41,8 @@ def boot(folder: Path, image: LinuxImage, *, restarts: Sequence[int]) -> tuple[s
             console = machine.console
             machine.monitor(f"stop_at {time}")
             machine.qmp("cont")
-            wait_for(lambda: machine.status == "paused", "the guest stops", BOOT)  # noqa: B023 - called at once
+            wait_for(lambda: machine.ended or machine.status == "paused", "the guest stops", BOOT)  # noqa: B023 - called at once
+            assert not machine.ended, machine.errors
             assert machine.monitor("savevm way") == ""
             machine.process.kill()
             text += console.read_to_end()

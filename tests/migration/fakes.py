@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.errors import ImageError, ImageErrorKind
-from migration.protocols import PAGE, DirtyLog, DiskCopy, Pause, RamBlock, Savable
+from emu.errors import EmuError, ImageError, ImageErrorKind, MigrationError
+from migration.protocols import PAGE, DirtyLog, DiskCopy, Pause, RamBlock, RamCopy, Savable
 from migration.vmstate import State, VMState, Wire, u32
 
 T = TypeVar("T")
@@ -58,6 +59,22 @@ class FakeRam:
 
     def map_file(self, fd: int, offset: int) -> None:
         self.words[:] = np.fromfile(f"/proc/self/fd/{fd}", np.uint64, self.size // 8, offset=offset).reshape(self.words.shape)
+
+
+class FakeRamCopy:
+    def __init__(self, ram: FakeRam, *, fails: bool) -> None:
+        self._words = ram.words.copy()
+        self._fails = fails
+        self.open = True
+
+    def read(self, name: str, first: int, size: int) -> memoryview:
+        assert (self.open, name) == (True, "ram")
+        if self._fails:
+            raise EmuError("the copy is gone")
+        return memoryview(self._words[first : first + size // PAGE].tobytes())
+
+    def close(self) -> None:
+        self.open = False
 
 
 class FakeLog:
@@ -132,7 +149,10 @@ class FakeGuest:
     reasons: list[str] = field(default_factory=list)
     state: str = "running"
     log: FakeLog | None = None
+    copy: FakeRamCopy | None = None
+    copy_fails: bool = False
     copies: list[DiskCopy] = field(default_factory=list)
+    unprepared: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
     machine: dict[str, Wire] = field(default_factory=lambda: {"target": "fake", "memory": PAGES * PAGE, "uuid": "1"})
 
@@ -150,6 +170,11 @@ class FakeGuest:
         self.log = FakeLog(self.ram)
         return self.log
 
+    def copy_ram(self) -> RamCopy:
+        assert not self.running
+        self.copy = FakeRamCopy(self.ram, fails=self.copy_fails)
+        return self.copy
+
     def blocked_reasons(self) -> list[str]:
         return list(self.reasons)
 
@@ -158,6 +183,13 @@ class FakeGuest:
 
     def disk_copies(self) -> Sequence[DiskCopy]:
         return self.copies
+
+    @contextmanager
+    def prepared(self, states: Sequence[tuple[Savable, State]]) -> Iterator[None]:
+        if self.unprepared:
+            raise MigrationError(self.unprepared)
+        assert [savable for savable, _state in states] == self.devices
+        yield
 
     def call(self, function: Callable[[], T]) -> T:
         with self.lock:

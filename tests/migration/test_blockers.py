@@ -35,3 +35,13 @@ def test_a_reason_comes_too_late_for_a_guest_that_is_moved() -> None:
         blockers.add("The share is mounted.")
 
     assert blockers.reasons() == []
+
+
+def test_a_question_is_asked_whenever_reasons_are() -> None:
+    blockers, open_files = Blockers(), ["a"]
+    blockers.ask(lambda: [f"File {name!r} is open." for name in open_files])
+    blockers.add("The share is mounted.")
+
+    assert blockers.reasons() == ["The share is mounted.", "File 'a' is open."]
+    open_files.clear()
+    assert blockers.reasons() == ["The share is mounted."]

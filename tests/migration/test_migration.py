@@ -108,6 +108,20 @@ def test_a_failure_before_the_guest_runs_leaves_it_running_where_it_was(step: St
     assert fresh.running
 
 
+def test_a_destination_that_cannot_serve_the_state_leaves_the_guest_running_where_it_was(tmp_path: Path) -> None:
+    here, there = pair()
+    there.unprepared = "share 'host0' has other files than the guest knows: 'a' (gone)"
+    source, destination = Migrations(here), Migrations(there)
+
+    move(source, destination, uri_of("unix", tmp_path))
+
+    assert source.status is Status.FAILED
+    assert there.unprepared in source.error
+    assert here.running
+    assert here.disks.active
+    assert there.devices[0].state.value == 0
+
+
 def test_a_source_that_hears_nothing_after_go_stays_paused_and_says_what_to_do(tmp_path: Path) -> None:
     here, there = pair()
     source, destination = Migrations(here, hook=Strike(Step.GO_SENT)), Migrations(there)

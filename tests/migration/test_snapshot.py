@@ -124,6 +124,19 @@ def test_a_blocked_guest_is_not_saved(tmp_path: Path) -> None:
     assert here.running
 
 
+def test_a_state_that_the_host_cannot_serve_changes_nothing(tmp_path: Path) -> None:
+    here, _there = pair()
+    save_snapshot(here, tmp_path / "one")
+    here.devices[0].state.value = 5
+    here.unprepared = "share 'host0' has other files than the guest knows: 'a' (gone)"
+
+    with pytest.raises(MigrationError, match="other files than the guest knows"):
+        load_snapshot(here, tmp_path / "one")
+
+    assert here.devices[0].state.value == 5
+    assert here.running
+
+
 def test_a_guest_whose_disks_are_elsewhere_is_neither_saved_nor_replaced(tmp_path: Path) -> None:
     here, _there = pair()
     save_snapshot(here, tmp_path / "one")

@@ -15,7 +15,7 @@ from emu.events import Events
 from emu.runstate import RunState
 from migration.blockers import Blockers
 from migration.manager import Migrations
-from migration.snapshot import SnapshotStore, load_snapshot, save_snapshot
+from migration.snapshot import SAVE, SaveOptions, SnapshotStore
 from migration.status import Status
 from tests.migration.fakes import FakeGuest, FakeHandover, pair
 
@@ -118,13 +118,13 @@ class FakeMachine:
     def power_down(self) -> None:
         self._order("power_down")
 
-    def savevm(self, tag: str) -> None:
+    def savevm(self, tag: str, how: SaveOptions = SAVE) -> None:
         self._order(f"savevm {tag}")
-        save_snapshot(self.guest, self.snapshots.path(tag))
+        self.snapshots.save(self.guest, tag, how)
 
-    def loadvm(self, tag: str) -> None:
+    def loadvm(self, tag: str, *, vmstate: str | None = None) -> None:
         self._order(f"loadvm {tag}")
-        load_snapshot(self.guest, self.snapshots.existing(tag))
+        self.snapshots.load(self.guest, tag, vmstate=vmstate)
 
     def delvm(self, tag: str) -> None:
         self._order(f"delvm {tag}")

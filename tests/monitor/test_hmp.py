@@ -12,6 +12,7 @@ import pytest
 from emu.errors import MigrationError
 from emu.monitor.command import Context
 from emu.monitor.hmp import complete, run_line
+from emu.monitor.text import show_snapshots
 from migration.manager import Migrations
 from migration.protocols import Step
 from migration.status import Status
@@ -201,7 +202,7 @@ def test_a_snapshot_is_saved_listed_loaded_and_deleted(run: Run, machine: FakeMa
     loaded = run("loadvm boot")
 
     assert (saved, loaded, machine.guest.devices[0].state.value) == ("", "", 5)
-    assert listed[1].split() == ["ID", "TAG", "VM", "SIZE", "DATE"]
+    assert listed[1].split() == ["ID", "TAG", "VM", "SIZE", "DATE", "VM", "CLOCK", "ICOUNT"]
     assert listed[2].startswith("--        boot")
     assert len(listed[2]) == len(listed[1])
     assert run("delvm boot") == ""
@@ -303,3 +304,22 @@ def test_completion_of_nothing_offers_every_first_word_once(ctx: Context) -> Non
     words = complete(ctx, "")
     assert {"cont", "help", "info", "migrate", "savevm"} <= set(words)
     assert words.count("info") == 1
+
+
+def test_snapshots_that_only_one_drive_has_are_shown_apart() -> None:
+    whole = {
+        "tag": "boot",
+        "vm-state-size": 3 << 20,
+        "date-sec": 0,
+        "date-nsec": 0,
+        "vm-clock-sec": 3723,
+        "vm-clock-nsec": 4 * 10**6,
+    }
+    torn = {"tag": "torn", "vm-state-size": 0, "date-sec": 0, "date-nsec": 0, "vm-clock-sec": 0, "vm-clock-nsec": 0}
+
+    lines = show_snapshots([whole, torn | {"node-name": "drive1", "id": "7"}]).splitlines()
+
+    assert lines[0] == "List of snapshots present on all disks:"
+    assert (lines[2].split()[1:4], lines[2].split()[-1]) == (["boot", "3", "MiB"], "01:02:03.004")
+    assert lines[4] == "List of partial (non-loadable) snapshots on 'drive1':"
+    assert lines[6].split()[:2] == ["7", "torn"]

@@ -36,7 +36,8 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
     def page() -> None:
         cpu = cast(RiscvCpu, machine.board.cpu)
-        machine.board.memory.write_u64(TABLE + 8 * 256, RAM_BASE >> 2 | 0xCF)  # a leaf of 1 GiB: D A X W R V
+        leaf = RAM_BASE >> 2 | 0xCF  # of 1 GiB: D A X W R V
+        machine.board.memory.write(TABLE + 8 * 256, leaf.to_bytes(8, "little"))
         cpu.write_csr(cpu.width.csrs["satp"], 8 << 60 | TABLE >> 12)
         cpu.write(2, 0x1234)
         cpu.pc = VIRTUAL + KERNEL - RAM_BASE

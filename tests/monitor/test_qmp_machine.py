@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,32 @@ def test_snapshots_are_loaded_and_deleted_by_jobs(qmp: QEMUMonitorProtocol, mach
     assert qmp.cmd("x-emu-query-snapshots") == []
 
 
+def test_a_job_tells_how_far_it_is(qmp: QEMUMonitorProtocol, ctx: Context) -> None:
+    half, go_on = threading.Event(), threading.Event()
+
+    def work(on_progress: Callable[[int, int], None]) -> None:
+        on_progress(30, 100)
+        half.set()
+        go_on.wait(WAIT)
+
+    ctx.jobs.start("job", "snapshot-save", work)
+    assert half.wait(WAIT)
+    under_way = qmp.cmd("query-jobs")[0]
+    go_on.set()
+    job_statuses(qmp, len(DONE))
+    over = qmp.cmd("query-jobs")[0]
+
+    assert (under_way["status"], under_way["current-progress"], under_way["total-progress"]) == ("running", 30, 100)
+    assert (over["status"], over["current-progress"], over["total-progress"]) == ("concluded", 100, 100)
+
+
+def test_a_snapshot_job_takes_no_tag_that_is_there(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:
+    machine.savevm("boot")
+    qmp.cmd("snapshot-save", **{"job-id": "save0", "tag": "boot"}, **DISK)
+    assert job_statuses(qmp, len(FAILED)) == FAILED
+    assert qmp.cmd("query-jobs")[0]["error"].startswith("Snapshot 'boot' already exists in")
+
+
 def test_a_job_that_fails_says_why(qmp: QEMUMonitorProtocol) -> None:
     qmp.cmd("snapshot-load", **{"job-id": "load0", "tag": "nix"}, **DISK)
     statuses = job_statuses(qmp, len(FAILED))
@@ -193,7 +220,7 @@ def test_a_job_that_cannot_start_leaves_no_trace(qmp: QEMUMonitorProtocol, argum
 
 def test_a_job_is_dismissed_only_when_concluded_and_its_name_is_its_own(qmp: QEMUMonitorProtocol, ctx: Context) -> None:
     go_on = threading.Event()
-    ctx.jobs.start("job", "snapshot-save", lambda: go_on.wait(WAIT))
+    ctx.jobs.start("job", "snapshot-save", lambda _progress: go_on.wait(WAIT))
     with pytest.raises(ExecuteError, match="cannot accept command verb 'dismiss'"):
         qmp.cmd("job-dismiss", id="job")
     with pytest.raises(ExecuteError, match="Job ID 'job' already in use"):
@@ -205,6 +232,6 @@ def test_a_job_is_dismissed_only_when_concluded_and_its_name_is_its_own(qmp: QEM
 
 def test_jobs_that_nobody_dismisses_are_bounded(qmp: QEMUMonitorProtocol, ctx: Context) -> None:
     for number in range(MAX_JOBS):
-        ctx.jobs.start(f"job{number}", "snapshot-save", lambda: None)
+        ctx.jobs.start(f"job{number}", "snapshot-save", lambda _progress: None)
     with pytest.raises(ExecuteError, match=f"there are {MAX_JOBS} jobs"):
         qmp.cmd("snapshot-save", **{"job-id": "more", "tag": "a"})

@@ -11,11 +11,33 @@ from typing import Generic, TypeVar
 
 from emu.board import BoardCpu
 from emu.engine.core import Engine
+from emu.errors import GuestError
 from migration.vmstate import State, codecs
 
 CpuT = TypeVar("CpuT", bound=BoardCpu)
 SIZE = 16 * mmap.PAGESIZE
 SLICES = 100  # more than any of these programs takes until it sleeps
+
+
+class Ram:
+    """Memory as a board would give it to a CPU."""
+
+    def __init__(self, base: int, memory: mmap.mmap) -> None:
+        self._base = base
+        self._memory = memory
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes; GuestError where there are none."""
+        offset = address - self._base
+        if not 0 <= offset <= len(self._memory) - size:
+            raise GuestError("nothing there")
+        return self._memory[offset : offset + size]
+
+    def write(self, address: int, data: bytes) -> None:
+        """Change bytes."""
+        self.read(address, len(data))
+        offset = address - self._base
+        self._memory[offset : offset + len(data)] = data
 
 
 @dataclass(slots=True)
@@ -25,6 +47,11 @@ class Bench(Generic[CpuT]):
     cpu: CpuT
     base: int
     memory: mmap.mmap
+
+    @property
+    def ram(self) -> Ram:
+        """The memory, for a CPU that takes it by itself."""
+        return Ram(self.base, self.memory)
 
     def put(self, address: int, code: str) -> None:
         """Write bytes, given in hex."""

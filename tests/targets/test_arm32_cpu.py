@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devices.generic_timer import ENABLE, NS_PER_TICK, GenericTimer
-from emu.engine.core import Engine
+from devices.generic_timer import ENABLE, NS_PER_TICK
 from emu.errors import StateError
 from migration.vmstate import dump, parse
 from targets.arm.cpu32 import (
@@ -32,10 +29,8 @@ from targets.arm.cpu32 import (
     Arm32Cpu,
     ArmState,
 )
-from tests.devices.fakes import FakeClock, Wire
+from tests.targets.armbench import RAM, VECTORS, ArmBench
 
-RAM, SIZE = 0x4000_0000, mmap.PAGESIZE
-VECTORS = RAM + 0x800
 NOP, WFI, UDF, SVC, HVC, SMC, BKPT = 0xE320F000, 0xE320F003, 0xE7F000F0, 0xEF000000, 0xE1400070, 0xE1600070, 0xE1200070
 NOWHERE = 0x2000_0000
 DFSR, IFSR, FAR, VBAR = (SYSTEM.index(name) for name in ("dfsr", "ifsr", "far", "vbar"))
@@ -45,27 +40,11 @@ wide = st.integers(0, ALL_BITS)
 EXACT_SECONDS = 0.5
 
 
-class Bench:
-    """A CPU with a page of RAM and a timer."""
+class Bench(ArmBench[Arm32Cpu]):
+    """A CPU with vectors."""
 
     def __init__(self) -> None:
-        self.engine = Engine("arm")
-        self.memory = mmap.mmap(-1, SIZE)
-        self.engine.map_ram(RAM, ctypes.addressof(ctypes.c_char.from_buffer(self.memory)), SIZE)
-        self.clock = FakeClock()
-        self.cpu = Arm32Cpu(self.engine)
-        self.wires = Wire(), Wire()
-        self.timer = GenericTimer("timer", self.clock, physical=self.wires[0].irq, virtual=self.wires[1].irq)
-        self.cpu.connect_timer(self.timer)
-
-    def put(self, address: int, *code: int, size: int = 4) -> None:
-        data = b"".join(word.to_bytes(size, "little") for word in code)
-        self.memory[address - RAM : address - RAM + len(data)] = data
-        self.engine.invalidate_code(address, len(data))
-
-    def change(self, **fields: object) -> None:
-        """Load the state there is with some fields changed."""
-        self.cpu.load(replace(self.cpu.save(), **fields))  # type: ignore[arg-type]  # values of the fields' types
+        super().__init__("arm", Arm32Cpu)
 
     def run(self, *code: int, cpsr: int = CPSR_START) -> ArmState:
         """Run code at RAM, with vectors that sleep, until the CPU sleeps."""
@@ -74,8 +53,7 @@ class Bench:
         system = self.cpu.save().system
         system[VBAR] = VECTORS
         self.change(pc=RAM, cpsr=cpsr, system=system)
-        while not self.cpu.asleep:
-            self.cpu.run()
+        self.run_until_asleep()
         return self.cpu.save()
 
 
@@ -232,8 +210,7 @@ def test_banked_registers_are_saved_wherever_they_live(bench: Bench) -> None:
     there.cpu.load(parse(ArmState, 1, dump(replace(state, asleep=False))))
 
     there.put(RAM + 20, 0xE1A0000D, 0xF1020012, 0xE1A0100D, WFI)  # mov r0, sp; cps #irq; mov r1, sp
-    while not there.cpu.asleep:
-        there.cpu.run()
+    there.run_until_asleep()
 
     assert (there.cpu.read(0), there.cpu.read(1)) == (0xBB, 0xAA)
     there.engine.close()
@@ -242,14 +219,12 @@ def test_banked_registers_are_saved_wherever_they_live(bench: Bench) -> None:
 def test_thumb_code_goes_on_as_thumb_after_a_move(bench: Bench) -> None:
     bench.put(RAM, 0x2001, 0xBF30, 0x3005, 0xBF30, size=2)  # movs r0, #1; wfi; adds r0, #5; wfi
     bench.change(pc=RAM, cpsr=CPSR_START | THUMB)
-    while not bench.cpu.asleep:
-        bench.cpu.run()
+    bench.run_until_asleep()
     there = Bench()
     there.memory[:] = bench.memory[:]
 
     there.cpu.load(parse(ArmState, 1, dump(replace(bench.cpu.save(), asleep=False))))
-    while not there.cpu.asleep:
-        there.cpu.run()
+    there.run_until_asleep()
 
     assert there.cpu.read(0) == 6
     there.engine.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devices.generic_timer import ENABLE, ISTATUS, NS_PER_TICK, GenericTimer
-from emu.engine.core import Engine
+from devices.generic_timer import ENABLE, ISTATUS, NS_PER_TICK
 from emu.errors import StateError
 from migration.vmstate import dump, parse
 from targets.arm.cpu64 import (
@@ -21,46 +18,31 @@ from targets.arm.cpu64 import (
     FPSR_MASK,
     LEGAL,
     MODES,
+    PSTATE32_MASK,
     PSTATE_MASK,
     PSTATE_MODE,
     PSTATE_START,
     SYSTEM,
+    THUMB,
+    USER32,
+    WORD,
     Arm64Cpu,
     Arm64State,
 )
-from tests.devices.fakes import FakeClock, Wire
+from tests.targets.armbench import RAM, VECTORS, ArmBench
 
-RAM, SIZE = 0x4000_0000, mmap.PAGESIZE
-VECTORS = RAM + 0x800
 SAME_EL_SYNC, SAME_EL_IRQ = VECTORS + 0x200, VECTORS + 0x280
 NOP, WFI, UDF, SVC, HVC, SMC, BRK = 0xD503201F, 0xD503207F, 0x00000000, 0xD4000001, 0xD4000002, 0xD4000003, 0xD4200000
 NOWHERE = 0x1_0000_0000
-ELR, ESR, FAR, VBAR = (SYSTEM.index(f"{name}_el1") for name in ("elr", "esr", "far", "vbar"))
+ELR, SPSR, ESR, FAR, VBAR = (SYSTEM.index(f"{name}_el1") for name in ("elr", "spsr", "esr", "far", "vbar"))
 words = st.integers(0, ALL_BITS)
 
 
-class Bench:
-    """A CPU with a page of RAM and a timer."""
+class Bench(ArmBench[Arm64Cpu]):
+    """A CPU with vectors."""
 
     def __init__(self) -> None:
-        self.engine = Engine("arm64")
-        self.memory = mmap.mmap(-1, SIZE)
-        self.engine.map_ram(RAM, ctypes.addressof(ctypes.c_char.from_buffer(self.memory)), SIZE)
-        self.clock = FakeClock()
-        self.cpu = Arm64Cpu(self.engine)
-        self.wires = Wire(), Wire()
-        self.timer = GenericTimer("timer", self.clock, physical=self.wires[0].irq, virtual=self.wires[1].irq)
-        self.cpu.connect_timer(self.timer)
-
-    def put(self, address: int, *code: int) -> None:
-        for index, word in enumerate(code):
-            start = address - RAM + 4 * index
-            self.memory[start : start + 4] = word.to_bytes(4, "little")
-        self.engine.invalidate_code(address, 4 * len(code))
-
-    def change(self, **fields: object) -> None:
-        """Load the state there is with some fields changed."""
-        self.cpu.load(replace(self.cpu.save(), **fields))  # type: ignore[arg-type]  # values of the fields' types
+        super().__init__("arm64", Arm64Cpu)
 
     def run(self, *code: int, pstate: int = PSTATE_START) -> Arm64State:
         """Run code at RAM, with vectors that sleep, until the CPU sleeps."""
@@ -70,8 +52,7 @@ class Bench:
         system = self.cpu.save().system
         system[VBAR] = VECTORS
         self.change(pc=RAM, pstate=pstate, system=system)
-        while not self.cpu.asleep:
-            self.cpu.run()
+        self.run_until_asleep()
         return self.cpu.save()
 
 
@@ -85,12 +66,18 @@ def bench() -> Iterator[Bench]:
 @st.composite
 def states(draw: st.DrawFn) -> Arm64State:
     """Legal states: what another CPU could have saved."""
+    if draw(st.booleans()):
+        width, pstate = ALL_BITS, draw(words) & PSTATE_MASK & ~PSTATE_MODE | draw(st.sampled_from(MODES))
+        pc = draw(words)
+    else:
+        width, pstate = WORD, draw(words) & PSTATE32_MASK & ~PSTATE_MODE | USER32
+        pc = draw(words) & WORD & ~(1 if pstate & THUMB else 3)
     return Arm64State(
-        pc=draw(words),
-        x=draw(st.lists(words, min_size=31, max_size=31)),
+        pc=pc,
+        x=[value & width for value in draw(st.lists(words, min_size=31, max_size=31))],
         sp_el0=draw(words),
         sp_el1=draw(words),
-        pstate=draw(words) & PSTATE_MASK & ~PSTATE_MODE | draw(st.sampled_from(MODES)),
+        pstate=pstate,
         v=draw(st.lists(words, min_size=64, max_size=64)),
         fpcr=draw(words) & FPCR_MASK,
         fpsr=draw(words) & FPSR_MASK,
@@ -116,13 +103,18 @@ def test_a_legal_state_comes_back_as_it_went_in(bench: Bench, state: Arm64State)
     ("change", "words_of_it"),
     [
         ({"pstate": 0x3C9}, "pstate has mode 0x9"),  # EL2
-        ({"pstate": 0x3DF}, "pstate has mode 0x1f"),  # AArch32
+        ({"pstate": 0x3DF}, "pstate has mode 0x1f"),  # AArch32, but at EL1
+        ({"pstate": 0x10, "x": [1 << 32] * 31}, r"x\[0\] is 0x100000000, must be at most 0xffffffff"),
+        ({"pstate": 0x10, "pc": 2}, "pc is 0x2, must be a multiple of 4"),
+        ({"pstate": 0x30, "pc": 1}, "pc is 0x1, must be a multiple of 2"),
+        ({"pstate": 0x30, "pc": 1 << 32}, "pc is 0x100000000, must be"),
+        ({"pstate": 1 << 24 | 0x10}, "pstate is 0x1000010"),
         ({"pstate": 0x3C5 | 1 << 5}, "pstate is 0x3e5"),
         ({"fpcr": 1}, "fpcr is 0x1"),
         ({"fpsr": 1 << 8}, "fpsr is 0x100"),
     ],
 )
-def test_a_state_no_guest_can_have_is_refused(change: dict[str, int], words_of_it: str) -> None:
+def test_a_state_no_guest_can_have_is_refused(change: dict[str, object], words_of_it: str) -> None:
     state = replace(Arm64State(), **change)  # type: ignore[arg-type]  # values of the fields' types
     with pytest.raises(StateError, match=words_of_it):
         state.check()
@@ -239,10 +231,47 @@ def test_the_timer_registers_are_the_timers(bench: Bench) -> None:
     assert bench.timer.virtual.read_ctl() == ENABLE | ISTATUS
 
 
-def test_a_guest_is_told_not_to_run_32_bit_programs(bench: Bench) -> None:
+def test_a_guest_is_told_that_only_programs_can_be_32_bit_ones(bench: Bench) -> None:
     bench.run(0xD5380400, WFI)  # mrs x0, id_aa64pfr0_el1
 
-    assert bench.cpu.read(0) & 0xFF == 0x11
+    assert bench.cpu.read(0) & 0xFF == 0x12
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "size", "behind"),
+    [
+        (USER32, (0xE2800001, 0xEF000000), 4, 8),  # add r0, r0, #1; svc 0
+        (USER32 | THUMB, (0x3001, 0xDF00), 2, 4),  # adds r0, #1; svc 0
+    ],
+    ids=["arm", "thumb"],
+)
+def test_a_32_bit_program_calls_its_64_bit_kernel(
+    bench: Bench, state: int, code: tuple[int, ...], size: int, behind: int
+) -> None:
+    bench.run(WFI)  # sets the vectors
+    bench.put(RAM, *code, size=size)
+    bench.change(pc=RAM, pstate=state, x=[41, *range(1, 31)], sp_el0=0x1234, asleep=False)
+    assert (bench.cpu.pc, bench.cpu.in_user_mode) == (RAM, True)
+
+    bench.run_until_asleep()
+
+    after = bench.cpu.save()
+    assert after.pc == VECTORS + 0x600 + 4  # from a lower level in AArch32 state (D1.10.2)
+    assert after.x == [42, *range(1, 31)]
+    assert (after.system[ELR], after.system[ESR] >> 26) == (RAM + behind, 0x11)
+    assert after.system[SPSR] & (PSTATE_MODE | THUMB) == state
+    assert after.sp_el0 == 0x1234
+
+
+def test_a_32_bit_program_goes_on_in_the_middle_of_a_conditional_block(bench: Bench) -> None:
+    bench.run(WFI)
+    bench.put(RAM, 0x3001, 0x3002, 0xDF00, size=2)  # addeq r0, #1; addne r0, #2, as behind an ITE EQ; svc 0
+    eq_then_ne = 0x0C << 8  # IT[7:2] of 0b00001100
+    bench.change(pc=RAM, pstate=USER32 | THUMB | eq_then_ne, x=[40] * 31, asleep=False)
+
+    bench.run_until_asleep()
+
+    assert bench.cpu.read(0) == 42
 
 
 def test_a_failing_timer_ends_the_slice_with_its_error(bench: Bench) -> None:

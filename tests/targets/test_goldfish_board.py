@@ -13,7 +13,7 @@ from targets.goldfish import GoldfishBoard
 from tests.devices.fakes import MemoryChardev
 
 MIB = 1 << 20
-SMALL = [name for name, builder in TARGETS.items() if name.startswith(("mips", "ppc"))]
+SMALL = [name for name in TARGETS if name.startswith(("mips", "ppc"))]
 
 
 def build(target: str, kernel: str, memory: int = 16 * MIB) -> Machine:
@@ -37,6 +37,11 @@ def test_the_tree_is_where_the_cpu_is_told_and_memory_is_what_was_asked_for(targ
 def test_ram_that_would_reach_the_devices_is_refused(target: str) -> None:
     with pytest.raises(ConfigError, match=rf"memory is 8192 MiB, target {target} takes \d+ MiB at most"):
         build(target, target, memory=8192 * MIB)
+
+
+def test_ram_that_is_not_made_of_whole_pages_of_the_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="memory is 16781312 bytes, must be a multiple of 8192 for sparc64"):
+        build("sparc64", "sparc64", memory=16 * MIB + 4096)
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,10 @@ KSEG0, KSEG1, NOWHERE = -0x8000_0000, -0x6000_0000, 0x0800_0000
 WAIT, SYSCALL, NOP, RESERVED, BREAK = 0x42000020, 0x0000000C, 0, 0x0000003D, 0x0000000D
 B_OVER, LW_T1_T0, SW_T1_T0, JR_T0 = 0x10000002, 0x8D090000, 0xAD090000, 0x01000008
 MFC0_T1_COUNT, MTC0_T0_CAUSE = 0x40094800, 0x40886800
-INT, ADEL_CODE, ADES_CODE, DBE_CODE, IBE_CODE, SYS_CODE, RI_CODE = 0, 4, 5, 7, 6, 8, 10
+MTC0_T0_ENTRYHI, MTC0_T1_ENTRYHI, TLBWR, LW_T2_T0 = 0x40885000, 0x40895000, 0x42000006, 0x8D0A0000
+INT, TLBL_CODE, TLBS_CODE, ADEL_CODE, ADES_CODE, DBE_CODE, IBE_CODE, SYS_CODE, RI_CODE = 0, 2, 3, 4, 5, 7, 6, 8, 10
 BD = 1 << 31
-T0, T1 = 8, 9
+T0, T1, T2, T3 = 8, 9, 10, 11
 STATUS_IE, STATUS_IM, STATUS_KERNEL = 1, 0xFF00, 0x2000_0000
 
 
@@ -113,6 +114,7 @@ def states(draw: st.DrawFn, cls: type[Mips64State]) -> Mips64State:
         tlb_entry_lo0=[draw(st.integers(0, 0x3F)) & ~1 for _ in range(model.tlb)],
         tlb_entry_lo1=[draw(st.integers(0, 0x3F)) & ~1 for _ in range(model.tlb)],
         asleep=draw(st.booleans()),
+        random=draw(st.integers(0, (1 << 32) - 1)),
     )
 
 
@@ -177,6 +179,42 @@ def test_a_page_mask_of_an_entry_is_looked_at_too() -> None:
         state.check()
 
 
+def test_the_entry_that_tlbwr_takes_goes_down_to_the_wired_ones_and_is_saved(bench: Bench) -> None:
+    last = bench.cpu.STATE.MODEL.tlb - 1
+    draws = [0x40000800 | register << 16 for register in (T0, T1, T2, T3)]  # mfc0 register, Random
+
+    def drawn() -> list[int]:
+        bench.run(*draws, SYSCALL)
+        return [bench.cpu.read(register) for register in (T0, T1, T2, T3)]
+
+    bench.set_cp0(Wired=last - 2)
+    assert drawn() == [last, last - 1, last - 2, last]
+    saved = dump(bench.cpu.save())
+    assert drawn() == [last - 1, last - 2, last, last - 1]
+    bench.cpu.load(parse(bench.cpu.STATE, bench.cpu.STATE.VMSTATE.version, saved))
+    assert drawn() == [last - 1, last - 2, last, last - 1]
+
+
+@pytest.mark.parametrize(("instruction", "code"), [(LW_T1_T0, TLBL_CODE), (SW_T1_T0, TLBS_CODE)])
+def test_a_tlb_miss_is_no_bus_error_as_well(bench: Bench, instruction: int, code: int) -> None:
+    bench.cpu.write(T0, 0x0040_0000)
+
+    bench.run(instruction)
+
+    assert bench.exception == (code << 2, CODE)
+
+
+def test_an_entry_that_tlbwr_displaced_is_gone(bench: Bench) -> None:
+    global_page = DATA >> 6 | 0x1F  # cached, dirty, valid
+    bench.set_cp0(Wired=bench.cpu.STATE.MODEL.tlb - 1, EntryLo0=global_page, EntryLo1=global_page)
+    bench.cpu.write(T0, 0x0040_0000)
+    bench.cpu.write(T1, 0x0080_0000)
+
+    bench.run(MTC0_T0_ENTRYHI, TLBWR, LW_T2_T0, MTC0_T1_ENTRYHI, TLBWR, LW_T1_T0)
+
+    assert bench.exception == (TLBL_CODE << 2, CODE + 20)
+
+
 def test_reset_is_the_state_after_power_on(bench: Bench) -> None:
     fresh = bench.cpu.save()
     bench.cpu.write(5, 77)
@@ -221,7 +259,7 @@ def test_a_jump_to_nothing_is_a_bus_error(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("instruction", "code"), [(LW_T1_T0, ADEL_CODE), (SW_T1_T0, ADES_CODE)], ids=["load", "store"])
-def test_an_unaligned_access_is_the_guests_exception_and_the_slice_ends_as_any(
+def test_an_unaligned_access_is_the_guests_exception_and_no_error_of_the_slice(
     bench: Bench, instruction: int, code: int
 ) -> None:
     bench.cpu.write(T0, DATA + 1 + KSEG0 & bench.bits)

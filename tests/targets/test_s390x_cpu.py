@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emu.errors import EngineError, GuestError, StateError
+from emu.errors import EngineError, StateError
 from migration.vmstate import dump, parse
 from targets.s390x.cpu import CR0_SERVICE_SIGNAL, FPC_ROUNDING, LOWCORE, PSW_64_BIT, PSW_EXTERNAL, S390xCpu, S390xState
-from tests.targets.bench import SIZE, Bench, bench, differences
+from tests.targets.bench import Bench, bench, differences
 
 CODE, HANDLERS, WAITING = 0x3000, 0x4000, 0x500  # the last: a PSW
 WAIT = f"b2b2 0{WAITING:03x}"  # lpswe
@@ -19,26 +19,10 @@ NOWHERE = 0x4000_0000
 u32s, u64s = (st.integers(0, (1 << bits) - 1) for bits in (32, 64))
 
 
-class Ram:
-    """The bench's memory as a board would give it."""
-
-    def __init__(self, made: Bench[S390xCpu]) -> None:
-        self._made = made
-
-    def read(self, address: int, size: int) -> bytes:
-        if address + size > SIZE:
-            raise GuestError("nothing there")
-        return self._made.memory[address : address + size]
-
-    def write(self, address: int, data: bytes) -> None:
-        self.read(address, len(data))
-        self._made.memory[address : address + len(data)] = data
-
-
 @pytest.fixture
 def s390x() -> Iterator[Bench[S390xCpu]]:
     with bench("s390x", 0, S390xCpu) as made:
-        made.cpu.memory = Ram(made)
+        made.cpu.memory = made.ram
         for number, new in enumerate((0x1B0, 0x1C0, 0x1D0)):  # external, supervisor call, program
             made.put(new, f"{PSW_64_BIT | 1 << 49:016x} {HANDLERS + 16 * number:016x}")  # waits at once
         made.put(WAITING, f"{PSW_64_BIT | PSW_EXTERNAL | 1 << 49:016x} {CODE + 0x100:016x}")
@@ -73,6 +57,7 @@ def states(draw: st.DrawFn) -> S390xState:
         ckc=draw(u64s),
         cputm=draw(u64s),
         todpr=draw(u32s),
+        executed=draw(st.one_of(st.just(0), u64s.map(lambda value: value & ~0xF | 4))),
     )
 
 
@@ -91,6 +76,7 @@ def test_a_legal_state_comes_back_as_it_went_in(s390x: Bench[S390xCpu], state: S
     [
         (S390xState(fpc=0x80), "fpc is 0x80, which has reserved bits or rounding modes"),
         (S390xState(fpc=4), "fpc is 0x4"),
+        (S390xState(executed=0xD200_0000_0000_0003), "executed is 0xd200000000000003, must end in one of"),
         (S390xState(prefix=0x1000), "prefix is 0x1000, must be a multiple of 0x2000"),
     ],
 )

@@ -177,3 +177,11 @@ def test_a_trap_while_traps_are_off_is_error_mode_and_not_the_end_of_the_process
     sparc.put(CODE, SLEEP)
     sparc.cpu.engine.flush_code()
     sparc.run_until_asleep()
+
+
+def test_an_address_is_translated_without_a_trace_of_it(sparc: Bench[SparcCpu]) -> None:
+    before = sparc.cpu.save()
+
+    assert sparc.cpu.engine.translate(CODE + 5) == CODE + 5
+
+    assert differences(sparc.cpu.save(), before) == {}

@@ -20,12 +20,13 @@ from targets.x86.state import ALL_BITS, CONTROL, EFLAGS, REGS, DescriptorState, 
 from tests.devices.fakes import FakeClock
 
 SIZE = 0x10000
-CODE, IDT, GDT, TSS, HANDLER, STACK = 0x1000, 0x2000, 0x3000, 0x3800, 0x4000, 0x8000
+CODE, IDT, GDT, TSS, HANDLER, PAGE_DIRECTORY, STACK = 0x1000, 0x2000, 0x3000, 0x3800, 0x4000, 0x5000, 0x8000
 HLT = b"\xf4"
 IF, VIRTUAL_8086, PE, EM = 0x200, 1 << 17, 1, 4
+ARITHMETIC, DIRECTION = 0x8D5, 0x400
 FLAT_CODE, FLAT_DATA = 0x00CF_9B00, 0x00CF_9300
 KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x1B, 0x23
-GENERAL_PROTECTION, DOUBLE_FAULT_VECTOR, INVALID_OPCODE = 13, 8, 6
+GENERAL_PROTECTION, DOUBLE_FAULT_VECTOR, INVALID_OPCODE, PAGE_FAULT = 13, 8, 6, 14
 words = st.integers(0, ALL_BITS)
 
 
@@ -167,6 +168,15 @@ def test_a_legal_state_comes_back_as_it_went_in(cpu: X86Cpu, state: X86State) ->
     assert cpu.save() == state
 
 
+@pytest.mark.parametrize("flags", [ARITHMETIC, 0, ARITHMETIC | DIRECTION])
+def test_flags_that_were_loaded_are_those_the_guest_finds(bench: Bench, flags: int) -> None:
+    bench.start(bytes.fromhex("9c 58 f4"), flags=flags)  # pushf; pop eax; hlt
+
+    bench.run()
+
+    assert bench.cpu.read("rax") == flags | 2
+
+
 def test_reset_is_the_state_after_power_on(cpu: X86Cpu) -> None:
     fresh = cpu.save()
     cpu.write("rax", 77)
@@ -220,6 +230,20 @@ def test_an_exception_enters_its_handler_with_the_pc_of_its_instruction(bench: B
 
     assert bench.cpu.pc == HANDLER + 1
     assert bench.pushed[0] == CODE + 1
+
+
+def test_a_counted_slice_ends_in_an_endless_loop_of_page_faults(bench: Bench) -> None:
+    bench.gate(INVALID_OPCODE, 4 << 20)
+    bench.gate(PAGE_FAULT, 4 << 20)
+    bench.put(PAGE_DIRECTORY, bytes([0x83, *[0] * 4095]))  # the first 4 MiB and nothing else
+    # mov eax, PAGE_DIRECTORY; mov cr3, eax; mov eax, cr4; or al, PSE; mov cr4, eax; mov eax, cr0; or eax, PG; mov cr0, eax; ud2
+    bench.start(bytes.fromhex("b800500000 0f22d8 0f20e0 0c10 0f22e0 0f20c0 0d00000080 0f22c0 0f0b"))
+    top = bench.cpu.read("rsp")
+
+    bench.engine.run(100)
+
+    assert bench.engine.executed == 100
+    assert top - bench.cpu.read("rsp") == 12 + 16 * 91  # what ud2 and each fault push
 
 
 def test_a_software_interrupt_returns_behind_itself(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from emu.block.file import ImageFile, ReadBuffers
 from emu.block.qcow2.compressed import DecompressError, decompress
 from emu.block.qcow2.metadata import Kind, Metadata, Run
+from emu.block.qcow2.tables import Words
 from emu.block.qcow2.vectors import ZEROES, Vectors, fill, fill_zero
 from emu.errors import ImageError, ImageErrorKind
 
@@ -34,12 +35,13 @@ class Behind(Source, Protocol):
 
 
 class Content:
-    """All of an image's disk."""
+    """All of an image's disk, or of what an L1 table of a snapshot refers to."""
 
-    def __init__(self, file: ImageFile, backing: Behind | None) -> None:
+    def __init__(self, file: ImageFile, backing: Behind | None, *, l1: Words | None = None) -> None:
+        """With `l1`, which is a snapshot's, it can only be read."""
         self._file = file
         self._backing = backing
-        self.metadata = Metadata(file)
+        self.metadata = Metadata(file, l1)
         self.size = self.metadata.header.size
         self._cluster = self.metadata.cluster_size
         self._markable = backing is None or self.metadata.header.version >= 3
@@ -54,12 +56,11 @@ class Content:
     def _is_zero(self, run: Run) -> bool:
         return run.kind is Kind.ZERO or (run.kind is Kind.UNALLOCATED and self._backing is None)
 
-    def data_runs(self) -> Iterator[tuple[int, int]]:
-        """(offset, length) of the parts that may hold something."""
-        offset = 0
-        while offset < self.size:
+    def data_runs(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
+        """(offset, length) of the parts between two offsets that may hold something."""
+        while offset < end:
             with self.metadata.lock:
-                run, _, length = self._run(offset, self.size - offset)
+                run, _, length = self._run(offset, end - offset)
             if not self._is_zero(run):
                 yield offset, length
             offset += length

@@ -74,6 +74,11 @@ class Header:
         """Bytes."""
         return 1 << self.cluster_bits
 
+    @property
+    def disk_l1_entries(self) -> int:
+        """L1 entries that the disk takes; a machine's state, if there is one, begins behind them."""
+        return -(-self.size >> (2 * self.cluster_bits - 3))
+
 
 def read_header(file: ImageFile) -> Header:
     """The header of an image; ImageError CORRUPT for one that cannot be used."""
@@ -118,7 +123,7 @@ class _Reader:
             self._refuse(f"has compression type {compression}, known are {', '.join(COMPRESSIONS)}")
         if size > MAX_SIZE:
             self._refuse(f"has a disk of {size} bytes, at most {MAX_SIZE} are allowed")
-        needed = -(-size // (1 << (2 * bits - 3)))
+        needed = -(-size >> (2 * bits - 3))
         if not needed <= l1_entries <= MAX_L1 // 8:
             self._refuse(f"has {l1_entries} L1 entries, must be {needed}..{MAX_L1 // 8}")
         if not 1 <= refcount_clusters <= MAX_REFCOUNT_TABLE >> bits:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
@@ -22,7 +23,9 @@ from emu.block.qcow2.content import Content
 from emu.block.qcow2.header import CORRUPT, Header, read_header
 from emu.block.qcow2.requests import Requests
 from emu.block.qcow2.snapshots import Snapshots
-from emu.block.qcow2.snapshottable import Snapshot, read_snapshots
+from emu.block.qcow2.snapshottable import About, Snapshot, read_snapshots
+from emu.block.qcow2.state import SavedState, StateWriter
+from emu.block.qcow2.tables import Words
 from emu.block.qcow2.vectors import Vectors
 from emu.block.raw import RawImage
 from emu.errors import ImageError, ImageErrorKind
@@ -30,6 +33,14 @@ from emu.errors import ImageError, ImageErrorKind
 MAX_CHAIN = 64  # images behind each other
 FLUSHES = -1  # stands for a cluster, so that an image is not let go while it is flushed
 LAST = 1 << 62  # no cluster is behind this one
+
+
+@dataclass(frozen=True, slots=True)
+class _FrozenDisk:
+    """A snapshot that is being made."""
+
+    l1: Words  # of the disk at the moment it is to show
+    state: StateWriter
 
 
 class Qcow2Image:
@@ -44,6 +55,7 @@ class Qcow2Image:
         self._transitions = threading.RLock()
         self._requests = Requests()
         self._active: Content | None = None
+        self._frozen: _FrozenDisk | None = None
         self._backing: RawImage | Qcow2Image | None = None
         self._header = read_header(file)
         self._open_backing(self._header)
@@ -57,6 +69,11 @@ class Qcow2Image:
     def size(self) -> int:
         """Bytes of the disk."""
         return self._header.size
+
+    @property
+    def cluster_size(self) -> int:
+        """Bytes."""
+        return self._header.cluster_size
 
     @property
     def read_only(self) -> bool:
@@ -122,6 +139,7 @@ class Qcow2Image:
             content = self._active
             if content is None:
                 return
+            self.thaw()
             with self._requests.hold(FLUSHES, LAST, exclusive=True):
                 if not self.read_only:
                     with content.metadata.lock:
@@ -177,7 +195,7 @@ class Qcow2Image:
 
     def data_runs(self) -> Iterator[tuple[int, int]]:
         """(offset, length) of the parts that may hold something."""
-        return self._content().data_runs()
+        return self._content().data_runs(0, self.size)
 
     def writev(self, offset: int, buffers: WriteBuffers) -> None:
         """Write `buffers` one after the other from `offset`."""
@@ -210,13 +228,59 @@ class Qcow2Image:
     # Internal snapshots
 
     def snapshots(self) -> list[Snapshot]:
-        """Those in the image, oldest first."""
-        return read_snapshots(self._file, self._content().metadata.header)[0]
+        """Those in the image, oldest first; not while they change."""
+        with self._requests.hold(FLUSHES, FLUSHES, exclusive=False):
+            return read_snapshots(self._file, self._content().metadata.header)[0]
 
-    def create_snapshot(self, name: str, *, time_ns: int) -> None:
-        """Keep the disk as it is now; `time_ns` since 1970 is shown with it."""
+    def saved_state(self, snapshot: Snapshot) -> SavedState:
+        """The state that was saved with one of `snapshots`."""
+        return SavedState(self._file, self._content().metadata, snapshot)
+
+    def check_snapshot(self, name: str) -> None:
+        """Refuse what `keep` would refuse, and put everything on disk, so that `freeze` has nothing to wait for."""
         with self._snapshots("make a snapshot") as snapshots:
-            snapshots.create(name, time_ns=time_ns)
+            snapshots.check_new(name)
+
+    def freeze(self) -> None:
+        """A snapshot of the disk begins to be made: it is to show this moment. Writes nothing."""
+        with self._requests.hold(FLUSHES, LAST, exclusive=True):
+            metadata = self._writable("make a snapshot").metadata
+            with metadata.lock:
+                self._refuse_frozen()
+                self._frozen = _FrozenDisk(metadata.freeze(), StateWriter(self._file, metadata))
+
+    def put_state(self, position: int, data: bytes | bytearray | memoryview) -> None:
+        """Write whole clusters of the state that is to be saved with the snapshot, each once. The guest may write meanwhile."""
+        self._frozen_disk().state.put(position, data)
+
+    def keep(self, name: str, about: About) -> None:
+        """The snapshot is in the file when this returns; if it fails there is none, and clusters may be leaked."""
+        frozen = self._frozen_disk()
+        self._file.flush()  # the state, while the guest need not wait for it
+        with self._snapshots("keep a snapshot", frozen=True) as snapshots:
+            self._frozen = None
+            metadata = self._writable("keep a snapshot").metadata
+            disk = frozen.l1[: self._header.disk_l1_entries]
+            snapshots.create(name, disk, frozen.state.link(about.state_size), metadata.thaw(), about)
+
+    def thaw(self) -> None:
+        """There will be no snapshot; harmless when none was begun."""
+        frozen, self._frozen = self._frozen, None
+        if frozen is not None and self._active is not None:
+            metadata = self._active.metadata
+            with metadata.lock:
+                frozen.state.over = True
+                for cluster, count in (*metadata.thaw(), *frozen.state.extents):
+                    metadata.free(cluster, count)
+
+    def _frozen_disk(self) -> _FrozenDisk:
+        if self._frozen is None:
+            raise ImageError(ImageErrorKind.INACTIVE, self.path, "has no snapshot being made")
+        return self._frozen
+
+    def _refuse_frozen(self) -> None:
+        if self._frozen is not None:
+            raise ImageError(ImageErrorKind.LOCKED, self.path, "has a snapshot being made, which must end first")
 
     def apply_snapshot(self, tag: str) -> None:
         """Make the disk what it was; `tag` is a snapshot's id or its name."""
@@ -229,16 +293,20 @@ class Qcow2Image:
             snapshots.delete(tag)
 
     @contextlib.contextmanager
-    def _snapshots(self, what: str) -> Iterator[Snapshots]:
-        """The snapshots, to be changed while no request is under way; everything is read afresh after that."""
+    def _snapshots(self, what: str, *, frozen: bool = False) -> Iterator[Snapshots]:
+        """The snapshots, to be changed while no request is under way; everything is read afresh after that.
+
+        Refused while one is being made, unless `frozen` says that it is that one.
+        """
         with self._requests.hold(FLUSHES, LAST, exclusive=True):
             metadata = self._writable(what).metadata
             with metadata.lock:
+                if not frozen:
+                    self._refuse_frozen()
                 metadata.prepare()
                 metadata.settle()
                 try:
                     yield Snapshots(self._file, metadata)
-                    metadata.settle()
                 finally:
                     self._active = Content(self._file, self._backing)
 

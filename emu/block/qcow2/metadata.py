@@ -17,8 +17,10 @@ from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from emu.block.file import ImageFile
+from emu.block.qcow2.frozen import Frozen
 from emu.block.qcow2.header import AT_AUTOCLEAR, DIRTY, read_header
 from emu.block.qcow2.rebuild import rebuild_refcounts
 from emu.block.qcow2.refcount import Refcounts
@@ -64,8 +66,8 @@ class Run(NamedTuple):
 class Metadata:
     """The tables of one image. All methods but the constructor are called with `lock` held."""
 
-    def __init__(self, file: ImageFile) -> None:
-        """Read header and L1 of an image; the rest is read when it is needed."""
+    def __init__(self, file: ImageFile, l1: Words | None = None) -> None:
+        """Read header and L1 of an image; the rest is read when it is needed. With `l1`, a snapshot's, it can only be read."""
         self.lock = threading.RLock()
         self._file = file
         self.header = header = read_header(file)
@@ -73,13 +75,14 @@ class Metadata:
         self._bits = header.cluster_bits
         self._per_table = header.cluster_size // WORD
         self._flags = COPIED | COMPRESSED | (ZERO if header.version >= 3 else 0)
-        self._l1 = Table(header.l1_offset, read_words(file, header.l1_offset, header.l1_entries))
+        self._l1 = Table(header.l1_offset, read_words(file, header.l1_offset, header.l1_entries) if l1 is None else l1)
         self._l2 = TableCache(L2_CACHE, read=self._read_l2, write=self._write_words, write_all=self._flush)
         self._shows_data = False  # an L2 entry changed that is to show data which may not be on disk yet
         self._refcounts: Refcounts | None = None
         self._waiting: list[Words] = []  # L2 entries that nothing on the disk needs any more, once the file knows
         self._steps = np.arange(self._per_table, dtype=np.uint64) << np.uint64(self._bits)
         self._prepared = False
+        self._frozen: Frozen | None = None
 
     @property
     def refcounts(self) -> Refcounts:
@@ -130,11 +133,14 @@ class Metadata:
             alike = entries[at : at + count] == expected
             if not alike.all():
                 count = int(alike.argmin())
+        in_place = bool(entry & COPIED) and offset != 0
+        if in_place and self._frozen is not None:
+            in_place, count = self._frozen.split(offset >> self._bits, count)
         if entry & self._flags & ZERO:
-            return Run(Kind.ZERO, count, offset, bool(entry & COPIED) and offset != 0)
+            return Run(Kind.ZERO, count, offset, in_place)
         if offset == 0:
             return Run(Kind.UNALLOCATED, count, 0, False)
-        return Run(Kind.DATA, count, offset, bool(entry & COPIED))
+        return Run(Kind.DATA, count, offset, in_place)
 
     def _compressed(self, entry: int) -> Run:
         offset, length = compressed_extent(entry, self._bits)
@@ -160,13 +166,22 @@ class Metadata:
         offset = self._l2_offset(index)
         if offset == 0 or count == 1:
             return count
-        entries = self._l2.get(offset).entries[at + 1 : at + count]
-        own = (entries & np.uint64(COPIED | COMPRESSED)) == np.uint64(COPIED)
+        own = self._own(self._l2.get(offset).entries[at + 1 : at + count])
         return 1 + int(own.argmax()) if own.any() else count
+
+    def _own(self, entries: Entries) -> npt.NDArray[np.bool_]:
+        """Which entries of an L2 table refer to clusters that are this disk's alone."""
+        own: npt.NDArray[np.bool_] = (entries & np.uint64(COPIED | COMPRESSED)) == np.uint64(COPIED)
+        if self._frozen is not None:
+            own &= self._frozen.is_new(((entries & np.uint64(OFFSET)) >> np.uint64(self._bits)).astype(np.int64))
+        return own
 
     def allocate(self, count: int) -> tuple[int, int]:
         """Find up to `count` neighbouring clusters: the offset of the first, and how many. `link` or `give_up` follows."""
-        return self.refcounts.allocate(count)
+        offset, count = self.refcounts.allocate(count)
+        if self._frozen is not None:
+            self._frozen.add(offset >> self._bits, count)
+        return offset, count
 
     def check_data(self, run: Run) -> None:
         """Refuse to write to clusters that an L2 table calls data and that hold the image's tables."""
@@ -194,7 +209,7 @@ class Metadata:
         entries = np.full(count, ZERO if zero else 0, np.uint64)
         if keep and offset:
             old = self._l2.get(offset).entries[at : at + count]
-            own = (old & np.uint64(COPIED | COMPRESSED)) == np.uint64(COPIED)
+            own = self._own(old)
             entries[own] = old[own] | np.uint64(ZERO)
         self._set(cluster, entries)
         return count
@@ -217,7 +232,7 @@ class Metadata:
         """An L2 table that may be changed: a new one where there is none, a copy where a snapshot shares it."""
         entry = int(self._l1.entries[index])
         offset = self._l2_offset(index)
-        if offset and entry & COPIED:
+        if offset and entry & COPIED and (self._frozen is None or self._frozen.split(offset >> self._bits, 1)[0]):
             return self._l2.get(offset)
         entries = self._l2.get(offset).entries.copy() if offset else np.zeros(self._per_table, np.uint64)
         new, _ = self.allocate(1)
@@ -228,6 +243,19 @@ class Metadata:
         if offset:
             self._waiting.append(np.array([offset], np.uint64))
         return table
+
+    # A snapshot to be
+
+    def freeze(self) -> Words:
+        """Let nothing that the disk consists of be written over or freed until `thaw`; the L1 table as it is."""
+        self._frozen = Frozen()
+        return self._l1.entries.astype(np.uint64)
+
+    def thaw(self) -> list[tuple[int, int]]:
+        """End that: runs of clusters (first, count) that the disk has given up since then, and that are not freed yet."""
+        given_up = [] if self._frozen is None else self._frozen.given_up
+        self._frozen = None
+        return given_up
 
     # Into the file
 
@@ -265,6 +293,13 @@ class Metadata:
 
     def free(self, cluster: int, count: int) -> None:
         """Clusters of the file are used once less, which nothing in the file contradicts."""
+        if self._frozen is not None:
+            for old, part in self._frozen.keep(cluster, count):
+                self._free(old, part)
+            return
+        self._free(cluster, count)
+
+    def _free(self, cluster: int, count: int) -> None:
         for offset, length in self.refcounts.release(cluster, count):
             self._l2.forget(offset)  # if it was one
             self._file.discard(offset, length)

@@ -50,10 +50,10 @@ class Refcounts:
         self._order = header.refcount_order
         self._bits = header.cluster_bits
         self._cluster = header.cluster_size
-        self._per_block = self._cluster * 8 >> self._order
+        self.per_block = self._cluster * 8 >> self._order
         self.maximum = (1 << (1 << self._order)) - 1
         count = header.refcount_clusters * self._cluster // WORD
-        self._table = Table(header.refcount_offset, read_words(file, header.refcount_offset, count))
+        self.table = Table(header.refcount_offset, read_words(file, header.refcount_offset, count))
         self._blocks = TableCache(CACHE, read=self._read_block, write=self._write_block, write_all=self.write_back)
         self._vital = ((0, self._cluster), (header.l1_offset, header.l1_entries * WORD))
         self._cursor = 0  # no cluster before this one is known to be free
@@ -61,7 +61,7 @@ class Refcounts:
     def check_no_table(self, offset: int, clusters: int) -> None:
         """Tables that are wrong must not make us write over what the image cannot do without; ImageError CORRUPT."""
         end = offset + (clusters << self._bits)
-        for start, length in (*self._vital, (self._table.offset, len(self._table.entries) * WORD)):
+        for start, length in (*self._vital, (self.table.offset, len(self.table.entries) * WORD)):
             if offset < start + length and start < end:
                 text = f"would have {offset:#x}..{end:#x} written to, where its tables are: 'qemu-img check -r all' may help"
                 raise ImageError(ImageErrorKind.CORRUPT, self._file.path, text)
@@ -77,8 +77,9 @@ class Refcounts:
         self._file.writev(block.offset + (low << self._order >> 3), [encode(block.entries[low:high], self._order)])
         block.clean()
 
-    def _block(self, index: int) -> Table | None:
-        offset = int(self._table.entries[index]) if index < len(self._table.entries) else 0
+    def block(self, index: int) -> Table | None:
+        """Refcount block `index`; None where nothing is counted."""
+        offset = int(self.table.entries[index]) if index < len(self.table.entries) else 0
         if offset == 0:
             return None
         if offset % self._cluster or offset >= MAX_OFFSET:
@@ -86,28 +87,14 @@ class Refcounts:
             raise ImageError(ImageErrorKind.CORRUPT, self._file.path, text)
         return self._blocks.get(offset)
 
-    def get(self, cluster: int) -> int:
-        """How often a cluster is used."""
-        block = self._block(cluster // self._per_block)
-        return 0 if block is None else int(block.entries[cluster % self._per_block])
-
-    def used_once(self, clusters: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Which of the clusters count 1."""
-        once = np.zeros(len(clusters), np.bool_)
-        for index in np.unique(clusters // self._per_block).tolist():
-            block = self._block(index)
-            here = clusters // self._per_block == index
-            once[here] = False if block is None else block.entries[clusters[here] % self._per_block] == 1
-        return once
-
     def allocate(self, most: int) -> tuple[int, int]:
         """Count 1 to `most` free neighbouring clusters as used once: the offset of the first, and how many."""
         cluster = self._cursor
         while True:
-            index, at = divmod(cluster, self._per_block)
+            index, at = divmod(cluster, self.per_block)
             if cluster << self._bits >= MAX_OFFSET:
                 raise ImageError(ImageErrorKind.IO, self._file.path, f"is full, clusters end at {MAX_OFFSET:#x}")
-            block = self._block(index) or self._new_block(index)
+            block = self.block(index) or self._new_block(index)
             free = block.entries[at : at + max(WINDOW, most)] == 0
             first = int(free.argmax())
             if not free[first]:
@@ -123,8 +110,8 @@ class Refcounts:
 
     def allocate_whole(self, count: int) -> int:
         """Count `count` neighbouring clusters as used once: the offset of the first."""
-        if count >= self._per_block:  # every block may begin with itself
-            text = f"has no {count} neighbouring clusters, there are {self._per_block - 1} at most"
+        if count >= self.per_block:  # every block may begin with itself
+            text = f"has no {count} neighbouring clusters, there are {self.per_block - 1} at most"
             raise ImageError(ImageErrorKind.IO, self._file.path, text)
         too_short: list[tuple[int, int]] = []
         start, got = self.allocate(count)
@@ -139,16 +126,6 @@ class Refcounts:
             self.release(offset >> self._bits, length)
         return start
 
-    def reference(self, cluster: int, count: int) -> None:
-        """Count `count` clusters from `cluster` on as used once more."""
-        for block, at, part in self._parts(cluster, count):
-            counts = block.entries[at : at + part]
-            if counts.max() >= self.maximum:
-                text = f"has a cluster near {cluster << self._bits:#x} that is used {self.maximum} times, and cannot count more"
-                raise ImageError(ImageErrorKind.IO, self._file.path, text)
-            counts += counts.dtype.type(1)
-            block.changed(at, part)
-
     def release(self, cluster: int, count: int) -> list[tuple[int, int]]:
         """Count `count` clusters from `cluster` on as used once less; (offset, length) of what is free now."""
         freed: list[tuple[int, int]] = []
@@ -161,7 +138,7 @@ class Refcounts:
                 )
             counts -= counts.dtype.type(1)
             block.changed(at, part)
-            freed += [((cluster + start) << self._bits, length << self._bits) for start, length in _runs(counts == 0)]
+            freed += [((cluster + start) << self._bits, length << self._bits) for start, length in runs_of(counts == 0)]
             cluster += part
         if freed:
             self._cursor = min(self._cursor, freed[0][0] >> self._bits)
@@ -170,9 +147,9 @@ class Refcounts:
     def _parts(self, cluster: int, count: int) -> Iterator[tuple[Table, int, int]]:
         """A run of clusters, block by block: the block, the first entry, and how many."""
         while count:
-            index, at = divmod(cluster, self._per_block)
-            part = min(count, self._per_block - at)
-            block = self._block(index)
+            index, at = divmod(cluster, self.per_block)
+            part = min(count, self.per_block - at)
+            block = self.block(index)
             if block is None:
                 where = cluster << self._bits
                 raise ImageError(
@@ -183,13 +160,13 @@ class Refcounts:
 
     def _new_block(self, index: int) -> Table:
         """Make a block for clusters that none covers. It is the first of them itself, for all of them are free."""
-        if index >= len(self._table.entries):
+        if index >= len(self.table.entries):
             self._grow_table(index)
         else:
-            self._add_block(index * self._per_block, 1)
-            self._table.entries[index] = (index * self._per_block) << self._bits
-            self._table.changed(index, 1)
-        return self._blocks.get((index * self._per_block) << self._bits)
+            self._add_block(index * self.per_block, 1)
+            self.table.entries[index] = (index * self.per_block) << self._bits
+            self.table.changed(index, 1)
+        return self._blocks.get((index * self.per_block) << self._bits)
 
     def _add_block(self, cluster: int, used: int) -> None:
         """Cache a new block that is to be in `cluster`, with the first `used` of the clusters that it covers in use."""
@@ -200,21 +177,21 @@ class Refcounts:
 
     def _grow_table(self, index: int) -> None:
         """Move the refcount table to behind the clusters it covers, half again as large, with the blocks that takes."""
-        first = index * self._per_block
+        first = index * self.per_block
         per_table_cluster = self._cluster // WORD
         blocks = 1
         while True:
             clusters = -(-((index + blocks) * 3 // 2 + 1) // per_table_cluster)
-            if blocks * self._per_block >= blocks + clusters:
+            if blocks * self.per_block >= blocks + clusters:
                 break
             blocks += 1
         if clusters << self._bits > MAX_REFCOUNT_TABLE:
             raise ImageError(ImageErrorKind.IO, self._file.path, f"is full, its refcount table has {MAX_REFCOUNT_TABLE} bytes")
-        old = self._table
+        old = self.table
         table = Table((first + blocks) << self._bits, np.zeros(clusters * per_table_cluster, np.uint64), new=True)
         table.entries[: len(old.entries)] = old.entries
         for number in range(blocks):
-            used = min(max(blocks + clusters - number * self._per_block, 0), self._per_block)
+            used = min(max(blocks + clusters - number * self.per_block, 0), self.per_block)
             self._add_block(first + number, used)
             table.entries[index + number] = (first + number) << self._bits
         self.write_back()
@@ -222,21 +199,21 @@ class Refcounts:
         self._file.flush()
         self._file.writev(AT_REFCOUNTS, [struct.pack(">QI", table.offset, clusters)])
         self._file.flush()
-        self._table = table
+        self.table = table
         self.release(old.offset >> self._bits, len(old.entries) * WORD >> self._bits)
 
     def write_back(self) -> bool:
         """Put all counts into the file, so that they are there before what is written from now on; whether it flushed."""
         changed = self._blocks.write_back()
-        if self._table.dirty:
+        if self.table.dirty:
             self._file.flush()
-            write_words(self._file, self._table)
+            write_words(self._file, self.table)
         if changed:
             self._file.flush()
         return changed
 
 
-def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+def runs_of(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """(first, count) of the runs of true flags."""
     edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
     return [(int(first), int(end - first)) for first, end in zip(edges[::2], edges[1::2], strict=True)]

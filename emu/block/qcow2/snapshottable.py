@@ -10,9 +10,21 @@ from emu.block.qcow2.header import MAX_L1, Header
 from emu.errors import ImageError, ImageErrorKind
 
 MAX_TABLE = 64 << 20  # bytes, as QEMU
+FIRST_READ = 4 << 10  # bytes of a table read at first: some fifty snapshots
 MAX_EXTRA = 1024  # bytes, as QEMU
 _ENTRY = struct.Struct(">QIHHIIQII")
 _EXTRA = struct.Struct(">QQ")
+_NO_ICOUNT = struct.pack(">q", -1)  # what QEMU shows for a machine whose instructions were not counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What is told about a new snapshot."""
+
+    time_ns: int  # since 1970
+    disk_size: int  # bytes
+    clock_ns: int = 0  # the guest's time
+    state_size: int = 0  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +43,15 @@ class Snapshot:
     raw: bytes  # the entry as it is in the table, with what this build does not know of
 
     @staticmethod
-    def new(number: int, name: str, l1_offset: int, l1_entries: int, *, time_ns: int, disk_size: int) -> Snapshot:
-        """A snapshot of a disk alone."""
+    def new(number: int, name: str, l1_offset: int, l1_entries: int, about: About) -> Snapshot:
+        """A snapshot to be added."""
         identity, label = str(number).encode(), name.encode()
-        date, date_ns = divmod(time_ns, 1_000_000_000)
-        extra = _EXTRA.pack(0, disk_size)
-        raw = _ENTRY.pack(l1_offset, l1_entries, len(identity), len(label), date & 0xFFFFFFFF, date_ns, 0, 0, len(extra))
+        seconds, ns = divmod(about.time_ns, 1_000_000_000)
+        extra = _EXTRA.pack(about.state_size, about.disk_size) + _NO_ICOUNT
+        told = (seconds & 0xFFFFFFFF, ns, about.clock_ns, min(about.state_size, 0xFFFFFFFF))
+        raw = _ENTRY.pack(l1_offset, l1_entries, len(identity), len(label), *told, len(extra))
         raw += extra + identity + label
-        return _parse(raw + bytes(-len(raw) % 8), 0, disk_size)[0]
+        return _parse(raw + bytes(-len(raw) % 8), 0, about.disk_size)[0]
 
 
 def read_snapshots(file: ImageFile, header: Header) -> tuple[list[Snapshot], int]:
@@ -46,22 +59,31 @@ def read_snapshots(file: ImageFile, header: Header) -> tuple[list[Snapshot], int
     if header.snapshots == 0:
         return [], 0
     start = header.snapshots_offset
-    raw = bytearray(min(MAX_TABLE, max(file.size - start, 0)))
-    file.readv(start, [raw])
-    at, snapshots = 0, []
-    for number in range(header.snapshots):
+    most, length = min(MAX_TABLE, max(file.size - start, 0)), FIRST_READ
+    while True:
+        raw = bytearray(min(length, most))
+        file.readv(start, [raw])
+        at, snapshots = 0, []
         try:
-            snapshot, at = _parse(raw, at, header.size)
+            for _ in range(header.snapshots):
+                snapshot, at = _parse(raw, at, header.size)
+                snapshots.append(snapshot)
         except (struct.error, ValueError) as exc:
-            raise ImageError(
-                ImageErrorKind.CORRUPT, file.path, f"has a snapshot table that breaks off at number {number}"
-            ) from exc
-        end = snapshot.l1_offset + snapshot.l1_entries * 8
-        if snapshot.l1_offset % header.cluster_size or snapshot.l1_entries > MAX_L1 // 8 or end > file.size:
-            text = f"has snapshot {snapshot.id!r} with its L1 table at {snapshot.l1_offset:#x}..{end:#x}, out of the file"
-            raise ImageError(ImageErrorKind.CORRUPT, file.path, text)
-        snapshots.append(snapshot)
-    return snapshots, at
+            if length < most:  # nothing tells how long the table is but itself
+                length *= 8
+                continue
+            text = f"has a snapshot table that breaks off at number {len(snapshots)}"
+            raise ImageError(ImageErrorKind.CORRUPT, file.path, text) from exc
+        for snapshot in snapshots:
+            _check_place(file, header, snapshot)
+        return snapshots, at
+
+
+def _check_place(file: ImageFile, header: Header, snapshot: Snapshot) -> None:
+    end = snapshot.l1_offset + snapshot.l1_entries * 8
+    if snapshot.l1_offset % header.cluster_size or snapshot.l1_entries > MAX_L1 // 8 or end > file.size:
+        text = f"has snapshot {snapshot.id!r} with its L1 table at {snapshot.l1_offset:#x}..{end:#x}, out of the file"
+        raise ImageError(ImageErrorKind.CORRUPT, file.path, text)
 
 
 def _parse(raw: bytes | bytearray, start: int, size: int) -> tuple[Snapshot, int]:

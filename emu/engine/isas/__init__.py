@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.isas import arm, m68k, mips, ppc, riscv, s390x, sparc, x86
+from emu.engine.isas import arm, m68k, mips, ppc, riscv, s390x, sparc, tricore, x86
 from emu.engine.layout import CORE, Build, CoreLayout, IsaLayout, Probe
 from emu.errors import EngineError
 
@@ -14,6 +14,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     **riscv.LAYOUTS,
     **s390x.LAYOUTS,
     **sparc.LAYOUTS,
+    **tricore.LAYOUTS,
     **x86.LAYOUTS,
 }
 PROBES: dict[str, Probe] = {
@@ -24,6 +25,7 @@ PROBES: dict[str, Probe] = {
     **riscv.PROBES,
     **s390x.PROBES,
     **sparc.PROBES,
+    **tricore.PROBES,
     **x86.PROBES,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
 
 VECTOR_SIZE = 256  # bytes an SVE register takes; the architecture's V register is its first 16
 
@@ -19,17 +19,20 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         constants="arm64",
         model=0,  # UC_CPU_ARM64_A57
         page_size=4096,  # not 1024, which ARMv5 had
+        knows_thumb=True,
         pc_advance=0,
+        tlb=TlbLayout(modes=12, word=8),
         code_watch=CodeWatchCalls(
             invalidate_fast=0x5B7CD0,
             invalidate_fast_slot=0x14BD608,
-            rearm=0x59BEF0,
-            rearm_slot=0x14C9738,
+            protect=0x59BC50,
+            protect_slot=0x14BFAC8,
         ),
         abort=AbortCall(function=0x3C097E, slot=0x14BD138),
         env_in_cpu=41808,
         env_size=12736,
         env={
+            "r15": (60, 4),
             **{f"x{n}": (64 + 8 * n, 8) for n in range(31)},
             "sp": (312, 8),  # the one that is used now; its own place below is stale
             "pc": (320, 8),
@@ -85,12 +88,14 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         model=17,  # UC_CPU_ARM_CORTEX_A15
         page_size=4096,
         thumb=True,
+        knows_thumb=True,
         pc_advance=0,
+        tlb=TlbLayout(modes=12, word=4),
         code_watch=CodeWatchCalls(
             invalidate_fast=0x4E2860,
             invalidate_fast_slot=0x14C86A8,
-            rearm=0x4C6CE0,
-            rearm_slot=0x14C9898,
+            protect=0x4C6A60,
+            protect_slot=0x14C9F00,
         ),
         abort=AbortCall(function=0x3C082B, slot=0x14C6F00),
         env_in_cpu=41712,

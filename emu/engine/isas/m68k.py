@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, ConditionMasks, IsaLayout, Probe
+from emu.engine.layout import (
+    UNICORN_2_1_4_X86_64,
+    AbortCall,
+    Build,
+    CodeWatchCalls,
+    ConditionMasks,
+    IsaLayout,
+    Probe,
+    TlbLayout,
+)
 
 LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     (UNICORN_2_1_4_X86_64, "m68k"): IsaLayout(
@@ -11,11 +20,12 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="m68k",
         constants="m68k",
         pc_advance=0,
+        tlb=TlbLayout(modes=2, word=4),
         code_watch=CodeWatchCalls(
             invalidate_fast=0x712A00,
             invalidate_fast_slot=0x14BDBA0,
-            rearm=0x6F61B0,
-            rearm_slot=0x14C8338,
+            protect=0x6F5F80,
+            protect_slot=0x14C2808,
         ),
         env_in_cpu=34672,
         env_size=524832,

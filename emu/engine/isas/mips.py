@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, CodeWatchCalls, IsaLayout, Probe, TranslatorLoop
+from emu.engine.layout import (
+    UNICORN_2_1_4_X86_64,
+    AbortCall,
+    CodeWatchCalls,
+    IsaLayout,
+    Probe,
+    TlbCalls,
+    TlbLayout,
+    TranslatorLoop,
+)
 
 BIG_ENDIAN = 1 << 30  # UC_MODE_BIG_ENDIAN
 
@@ -26,6 +35,8 @@ _ENV32: dict[str, tuple[int, int]] = {
     "lladdr": (1564, 4),
     "llval": (1568, 4),
     "Index": (1124, 4),
+    "Random": (1132, 4),
+    "tlb": (11208, 8),  # its address
     "EntryLo0": (1168, 8),
     "EntryLo1": (1176, 8),
     "Context": (1188, 4),
@@ -78,6 +89,8 @@ _ENV64: dict[str, tuple[int, int]] = {
     "lladdr": (1920, 8),
     "llval": (1928, 8),
     "Index": (1396, 4),
+    "Random": (1404, 4),
+    "tlb": (16000, 8),
     "EntryLo0": (1456, 8),
     "EntryLo1": (1464, 8),
     "Context": (1480, 8),
@@ -117,10 +130,16 @@ _ENV64: dict[str, tuple[int, int]] = {
 }
 
 _WATCH = {
-    "mips": CodeWatchCalls(invalidate_fast=0x7A31C0, invalidate_fast_slot=0x14BE150, rearm=0x7866B0, rearm_slot=0x14CA2A0),
-    "mipsel": CodeWatchCalls(invalidate_fast=0x8A24E0, invalidate_fast_slot=0x14C7288, rearm=0x886030, rearm_slot=0x14C0980),
-    "mips64": CodeWatchCalls(invalidate_fast=0x9A2630, invalidate_fast_slot=0x14C4710, rearm=0x9854F0, rearm_slot=0x14C30A8),
-    "mips64el": CodeWatchCalls(invalidate_fast=0xAB3640, invalidate_fast_slot=0x14C5810, rearm=0xA96B70, rearm_slot=0x14C20F0),
+    "mips": CodeWatchCalls(invalidate_fast=0x7A31C0, invalidate_fast_slot=0x14BE150, protect=0x786480, protect_slot=0x14BCC60),
+    "mipsel": CodeWatchCalls(
+        invalidate_fast=0x8A24E0, invalidate_fast_slot=0x14C7288, protect=0x885E00, protect_slot=0x14C0A18
+    ),
+    "mips64": CodeWatchCalls(
+        invalidate_fast=0x9A2630, invalidate_fast_slot=0x14C4710, protect=0x9852A0, protect_slot=0x14C7560
+    ),
+    "mips64el": CodeWatchCalls(
+        invalidate_fast=0xAB3640, invalidate_fast_slot=0x14C5810, protect=0xA96920, protect_slot=0x14BEB48
+    ),
 }
 
 _ABORT = {
@@ -137,6 +156,13 @@ _LOOP = {
     "mips64el": TranslatorLoop(function=0xB63D60, slot=0x14C2E08),
 }
 
+_TLB = {
+    "mips": TlbCalls(random=0x7A58F0, random_slot=0x14C5198, invalidate=0x7B8D80, invalidate_slot=0x14C1F30),
+    "mipsel": TlbCalls(random=0x8A4C10, random_slot=0x14BE0D8, invalidate=0x8B80A0, invalidate_slot=0x14C4360),
+    "mips64": TlbCalls(random=0x9A52F0, random_slot=0x14BFB70, invalidate=0x9BDB60, invalidate_slot=0x14C3C90),
+    "mips64el": TlbCalls(random=0xAB6300, random_slot=0x14C1BB0, invalidate=0xACEB70, invalidate_slot=0x14C79E8),
+}
+
 
 def _layout(isa: str) -> IsaLayout:
     wide, big = "64" in isa, not isa.endswith("el")
@@ -147,12 +173,14 @@ def _layout(isa: str) -> IsaLayout:
         suffix=isa,
         constants="mips",
         pc_advance=None,
+        tlb=TlbLayout(modes=4, word=8 if isa.startswith("mips64") else 4),
         code_watch=_WATCH[isa],
         env_in_cpu=36112 if wide else 36080,
         env_size=16120 if wide else 11328,
         env=_ENV64 if wide else _ENV32,
         abort=_ABORT[isa],
         translator_loop=_LOOP[isa],
+        tlb_calls=_TLB[isa],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, CodeWatchCalls, IsaLayout, Probe, TlbLayout
 
 _SPRS32 = (
     *(18, 19, 22, 25, 26, 27, 256, 268, 269, *range(272, 276), 282, 284, 285, 935, 944, 951, *range(952, 959)),
@@ -133,8 +133,9 @@ LAYOUTS = {
         constants="ppc",
         pc_advance=4,
         wait_spins=True,
+        tlb=TlbLayout(modes=10, word=4),
         code_watch=CodeWatchCalls(
-            invalidate_fast=0xCBEA30, invalidate_fast_slot=0x14BC930, rearm=0xCA2100, rearm_slot=0x14C4708
+            invalidate_fast=0xCBEA30, invalidate_fast_slot=0x14BC930, protect=0xCA1EC0, protect_slot=0x14C61E0
         ),
         abort=AbortCall(function=0x3C1693, slot=0x14C8068),
         env_in_cpu=40304,
@@ -149,8 +150,9 @@ LAYOUTS = {
         constants="ppc",
         pc_advance=4,
         wait_spins=True,
+        tlb=TlbLayout(modes=10, word=8),
         code_watch=CodeWatchCalls(
-            invalidate_fast=0xDD0E50, invalidate_fast_slot=0x14C8CD8, rearm=0xDB3EF0, rearm_slot=0x14C83D8
+            invalidate_fast=0xDD0E50, invalidate_fast_slot=0x14C8CD8, protect=0xDB3CA0, protect_slot=0x14C1D50
         ),
         abort=AbortCall(function=0x3C1796, slot=0x14C6890),
         env_in_cpu=40384,

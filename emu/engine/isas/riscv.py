@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, Field, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, Field, IsaLayout, Probe, TlbLayout
 
 EXCEPTIONS = {  # privileged spec, table 3.6; QEMU's numbers are those of the causes
     0: "instruction address misaligned",
@@ -43,11 +43,12 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="riscv32",
         constants="riscv",
         pc_advance=4,
+        tlb=TlbLayout(modes=4, word=4),
         code_watch=CodeWatchCalls(
             invalidate_fast=0xEE1F90,
             invalidate_fast_slot=0x14C7150,
-            rearm=0xEC5CA0,
-            rearm_slot=0x14BFA50,
+            protect=0xEC5A70,
+            protect_slot=0x14CAE48,
         ),
         abort=AbortCall(function=0x3C1899, slot=0x14C87C8),
         env_in_cpu=36080,
@@ -57,6 +58,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "pc": (384, 4),
             "load_res": (388, 4),
             "load_val": (392, 4),
+            "time": (928, 8),  # the function that the CSR asks
             "badaddr": (400, 4),
             "priv": (424, 4),
             "mip": (444, 4),
@@ -74,11 +76,12 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="riscv64",
         constants="riscv",
         pc_advance=4,
+        tlb=TlbLayout(modes=4, word=8),
         code_watch=CodeWatchCalls(
             invalidate_fast=0xF5C1E0,
             invalidate_fast_slot=0x14BE498,
-            rearm=0xF3F780,
-            rearm_slot=0x14BC410,
+            protect=0xF3F530,
+            protect_slot=0x14C3848,
         ),
         env_in_cpu=36112,
         env_size=1568,
@@ -87,6 +90,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "pc": (512, 8),
             "load_res": (520, 8),
             "load_val": (528, 8),
+            "time": (1528, 8),
             "badaddr": (544, 8),
             "priv_ver": (560, 8),
             "misa": (568, 8),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
 
 LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     (UNICORN_2_1_4_X86_64, "s390x"): IsaLayout(
@@ -12,11 +12,12 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         suffix="s390x",
         constants="s390x",
         pc_advance=0,
+        tlb=TlbLayout(modes=4, word=8),
         code_watch=CodeWatchCalls(
             invalidate_fast=0xFD8710,
             invalidate_fast_slot=0x14C8268,
-            rearm=0xFBB1E0,
-            rearm_slot=0x14C9AD8,
+            protect=0xFBAF90,
+            protect_slot=0x14C18A0,
         ),
         env_in_cpu=36112,
         env_size=1216,
@@ -43,6 +44,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "todpr": (1024, 4),
         },
         cpu_index=0,
+        executed_field="ex_value",
         wait_field="psw_mask",
         wait_bit=1 << 49,
         abort=AbortCall(function=0x3C1AA9, slot=0x14BF598),

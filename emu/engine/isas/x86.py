@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
 
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr", "gdt", "idt")  # in the order they lie in
 SEGMENT_SIZE = 24  # SegmentCache: selector u32, base u64, limit u32, flags u32
@@ -10,7 +10,7 @@ SEGMENT_SIZE = 24  # SegmentCache: selector u32, base u64, limit u32, flags u32
 ENV = {
     "regs": (0, 128),
     "pc": (128, 8),
-    "eflags": (136, 8),  # without the flags that are computed: those of arithmetic, and DF
+    "eflags": (136, 8),  # within a slice without the flags that are computed: those of arithmetic, and DF
     "cc_src": (152, 8),
     "cc_op": (168, 4),
     "df": (172, 4),  # 1 or -1
@@ -64,11 +64,12 @@ def _layout(mode: int, model: int) -> IsaLayout:
         suffix="x86_64",
         constants="x86",
         pc_advance=0,
+        tlb=TlbLayout(modes=3, word=8),
         code_watch=CodeWatchCalls(
             invalidate_fast=0x430760,
             invalidate_fast_slot=0x14C4020,
-            rearm=0x412EE0,
-            rearm_slot=0x14C67F8,
+            protect=0x412C90,
+            protect_slot=0x14C22D8,
         ),
         env_in_cpu=35408,
         env_size=7008,

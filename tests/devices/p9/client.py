@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from devices.p9 import wire
+import msgpack
+import pytest
+
+from devices.p9 import saved, wire
 from devices.p9.beneath import Resolve
 from devices.p9.fids import Fids
 from devices.p9.hostfs import HostFs
+from devices.p9.saved import FidsState
 from devices.p9.server import Server
 from devices.p9.session import Session
 from devices.p9.wire import Qid, Reader, Type
+from emu.errors import MigrationError
 from migration.blockers import Blockers
+from migration.stream import unpack
+from migration.vmstate import dump, parse
 
 ROOT = 0
 NOBODY = 0xFFFF_FFFF
@@ -64,7 +73,8 @@ class Client:
         msize: int = MSIZE,
     ) -> None:
         self.blockers = Blockers()
-        self.files = HostFs(root, readonly=readonly, mapped=mapped, resolve=resolve)
+        self.open_share = lambda: HostFs(root, readonly=readonly, mapped=mapped, resolve=resolve)
+        self.files = self.open_share()
         self.session = Session(self.files, lambda: self.blockers.add(REASON), fids=fids)
         self.server = Server(self.session)
         self.last = 100  # the fid given out last
@@ -73,6 +83,32 @@ class Client:
 
     def close(self) -> None:
         self.session.close()
+
+    def save(self) -> bytes:
+        """The session as a stream has it."""
+        return cast(bytes, msgpack.packb(dump(saved.save(self.files, self.session.fids))))
+
+    def restore(self, stream: bytes, *, strict: bool = True) -> None:
+        """Go on with another server, which has the session from a stream, unless it refuses with a MigrationError."""
+        state = parse(FidsState, FidsState.VMSTATE.version, unpack(memoryview(stream), "SECTION"))
+        there = Session(self.open_share(), None, fids=self.session.fids.fresh())
+        fids = self.session.fids.fresh()
+        try:
+            saved.restore(there.files, state, fids, strict=strict)
+        except MigrationError:
+            fids.clear()
+            there.close()
+            raise
+        there.go_on(self.session.msize, fids)
+        self.close()
+        self.files, self.session, self.server = there.files, there, Server(there)
+
+    def move(self, *, strict: bool = True) -> None:
+        """Go on with another server."""
+        self.restore(self.save(), strict=strict)
+
+    def obstacles(self, *, strict: bool = True) -> list[str]:
+        return saved.obstacles(self.files, self.session.fids, strict=strict)
 
     def send(self, kind: int, body: bytes, payload: bytes = b"", room: int = wire.MSIZE_MAX) -> bytes:
         """A whole message; the whole reply."""
@@ -253,3 +289,10 @@ class Client:
 
     def getlock(self, fid: int, kind: int) -> int:
         return self.ask(Type.GETLOCK, fields("IBQQI", fid, kind, 0, 0, 1) + wire.string(b"guest")).u8()
+
+
+def refused(code: int, action: Callable[[], object]) -> None:
+    """Assert that the server answers with this errno."""
+    with pytest.raises(OSError, match="the server told") as caught:
+        action()
+    assert caught.value.errno == code, errno.errorcode.get(caught.value.errno or 0)

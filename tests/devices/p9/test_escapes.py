@@ -17,9 +17,8 @@ from devices.p9.beneath import Resolve, best, by_names, by_openat2
 from devices.p9.hostfs import HostFs
 from devices.p9.wire import Type, Valid
 from emu.errors import ConfigError
-from tests.devices.p9.client import ROOT, Client, fields
+from tests.devices.p9.client import ROOT, Client, fields, refused
 from tests.devices.p9.conftest import SECRET, NewClient
-from tests.devices.p9.test_messages import refused
 
 SWAPS = 300  # times that a directory and a link change places under the client's hands
 EVERY_TIME = Valid.ATIME | Valid.MTIME | Valid.ATIME_SET | Valid.MTIME_SET

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,14 @@ import pytest
 
 from devices.p9 import wire
 from devices.p9.hostfs import HostFs
+from devices.p9.saved import FidsState, FidState
 from devices.p9.server import Server
 from devices.p9.session import Session
 from devices.p9.wire import Type
-from devices.virtio.mmio import Interrupt, Reg
+from devices.virtio.mmio import Interrupt, Reg, VirtioMmio
 from devices.virtio.p9 import MOUNT_TAG, VirtioP9, VirtioP9State
 from devices.virtio.workers import Executor
-from emu.errors import StateError
+from emu.errors import MigrationError, StateError
 from migration.blockers import Blockers
 from migration.vmstate import dump, parse
 from tests.devices.virtio.driver import Driver, HeldExecutor, InlineExecutor, Memory, Posts, Sent
@@ -31,17 +33,32 @@ CONTENT = bytes(range(256)) * 64
 class Share:
     """A share and the driver of a guest that uses it."""
 
-    def __init__(self, root: Path, executor: Executor) -> None:
+    def __init__(self, root: Path, executor: Executor, *, migratable: bool = False) -> None:
         self.posts = Posts()
         self.memory = Memory()
         self.blockers = Blockers()
         self.files = HostFs(root, readonly=False, mapped=False)
         self.executor = executor
-        self.driver = Driver(self.new_device(), self.memory).start()
+        self.driver = Driver(self.new_device(migratable=migratable), self.memory).start()
 
-    def new_device(self) -> VirtioP9:
-        server = Server(Session(self.files, lambda: self.blockers.add(REASON)))
-        return VirtioP9("p9", self.memory, server, tag="host0", executor=self.executor, post=self.posts)
+    def new_device(self, *, migratable: bool = False, keep_stale: bool = False) -> VirtioP9:
+        server = Server(Session(self.files, None if migratable else lambda: self.blockers.add(REASON)))
+        device = VirtioP9(
+            "p9", self.memory, server, tag="host0", executor=self.executor, post=self.posts, keep_stale=keep_stale
+        )
+        self.blockers.ask(device.obstacles)
+        return device
+
+    def move(self, *, migratable: bool = True, keep_stale: bool = False) -> None:
+        """Go on with another device, which has the state of the one before, unless it refuses with a MigrationError."""
+        old, bus = self.driver.device, self.driver.bus
+        state = parse(VirtioP9State, 1, dump(old.save()))
+        fresh = self.new_device(migratable=migratable, keep_stale=keep_stale)
+        with fresh.prepared(state):
+            fresh.load(state)
+        self.driver.device, self.driver.bus = fresh, VirtioMmio("mmio-p9", fresh, self.driver.line.irq)
+        self.driver.bus.load(bus.save())
+        old.reset()
 
     def send(self, kind: int, body: bytes, payload: bytes = b"", room: tuple[int, ...] = (11, 4096), tag: int = 1) -> Sent:
         message = wire.message(kind, tag, body, len(payload))
@@ -69,6 +86,9 @@ class Share:
         assert reply[4] == Type.LOPEN + 1
 
 
+Begin = Callable[..., Share]
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "file").write_bytes(CONTENT)
@@ -76,11 +96,11 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def begin(root: Path) -> Iterator[Callable[[Executor], Share]]:
+def begin(root: Path) -> Iterator[Begin]:
     shares: list[Share] = []
 
-    def new(executor: Executor) -> Share:
-        shares.append(Share(root, executor))
+    def new(executor: Executor, **options: bool) -> Share:
+        shares.append(Share(root, executor, **options))
         return shares[-1]
 
     yield new
@@ -90,7 +110,7 @@ def begin(root: Path) -> Iterator[Callable[[Executor], Share]]:
 
 
 @pytest.fixture
-def share(begin: Callable[[Executor], Share]) -> Share:
+def share(begin: Begin) -> Share:
     return begin(InlineExecutor())
 
 
@@ -156,7 +176,7 @@ def test_a_size_that_lies_is_an_error_of_the_guest(share: Share, size: int) -> N
     assert share.driver.content(sent)[4:7] == struct.pack("<BH", Type.RLERROR, 9)
 
 
-def test_a_message_is_copied_when_it_comes(begin: Callable[[Executor], Share]) -> None:
+def test_a_message_is_copied_when_it_comes(begin: Begin) -> None:
     held = HeldExecutor()
     share = begin(held)
     sent = share.send(Type.VERSION, wire.u32(MSIZE) + wire.string(wire.VERSION))
@@ -167,7 +187,7 @@ def test_a_message_is_copied_when_it_comes(begin: Callable[[Executor], Share]) -
     assert share.driver.content(sent)[:7] == wire.message(Type.VERSION + 1, 1, bytes(14))[:7]
 
 
-def test_a_flush_is_answered_after_what_it_flushes(begin: Callable[[Executor], Share]) -> None:
+def test_a_flush_is_answered_after_what_it_flushes(begin: Begin) -> None:
     held = HeldExecutor()
     share = begin(held)
     old = share.send(Type.VERSION, wire.u32(MSIZE) + wire.string(wire.VERSION), tag=5)
@@ -180,7 +200,7 @@ def test_a_flush_is_answered_after_what_it_flushes(begin: Callable[[Executor], S
     assert share.driver.content(flush)[:7] == wire.message(Type.FLUSH + 1, 6, b"")
 
 
-def test_requests_are_served_in_order_on_real_threads(begin: Callable[[Executor], Share], root: Path) -> None:
+def test_requests_are_served_in_order_on_real_threads(begin: Begin, root: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         share = begin(pool)
         for kind, body in (
@@ -204,7 +224,7 @@ def test_a_reset_unmounts(share: Share) -> None:
     assert share.ask(Type.CLUNK, wire.u32(0)) == wire.error(1, errno.EPROTO)
 
 
-def test_a_request_in_flight_is_lost_with_a_reset(begin: Callable[[Executor], Share]) -> None:
+def test_a_request_in_flight_is_lost_with_a_reset(begin: Begin) -> None:
     with ThreadPoolExecutor(1) as pool:
         share = begin(pool)
         share.send(Type.VERSION, wire.u32(MSIZE) + wire.string(wire.VERSION))
@@ -226,6 +246,108 @@ def test_an_unmounted_session_is_saved_and_goes_on(share: Share) -> None:
 
     assert share.driver.content(sent)[4] == Type.ATTACH + 1
     fresh.reset()
+
+
+# Shares that move with their guest
+
+
+@pytest.fixture
+def moving(begin: Begin) -> Share:
+    """A migratable share, mounted."""
+    share = begin(InlineExecutor(), migratable=True)
+    share.mount()
+    return share
+
+
+def test_a_mounted_migratable_share_is_no_obstacle_and_its_files_go_on(moving: Share) -> None:
+    moving.open_file()
+    assert moving.blockers.reasons() == []
+
+    moving.move()
+
+    assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)).endswith(CONTENT[10:110])
+
+
+def test_requests_under_way_are_carried_out_once_and_answered_before_the_state_is_saved(begin: Begin, root: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        share = begin(pool, migratable=True)
+        share.mount()
+        names = [b"d%d" % number for number in range(20)]
+        sent = [
+            share.send(Type.MKDIR, wire.u32(0) + wire.string(name) + struct.pack("<II", 0o755, 0), room=(100,))
+            for name in names
+        ]
+        share.driver.kick()
+
+        share.driver.device.drain()
+        share.move()
+        share.driver.kick()
+
+        assert [head for head, _length in share.driver.used()] == [chain.head for chain in sent]
+        assert {share.driver.content(chain)[4] for chain in sent} == {Type.MKDIR + 1}
+        assert {path.name.encode() for path in root.iterdir() if path.is_dir()} == set(names)
+
+
+def test_a_deleted_file_that_is_open_is_told_in_a_sentence(moving: Share, root: Path) -> None:
+    moving.open_file()
+    (root / "file").unlink()
+    told = "Share 'host0' has files open that were deleted or replaced: 'file'; close them in the guest."
+    assert moving.blockers.reasons() == [told]
+    moving.ask(Type.CLUNK, wire.u32(1))
+    assert moving.blockers.reasons() == []
+
+
+def test_a_device_that_refuses_a_guest_is_as_it_was(moving: Share, root: Path) -> None:
+    moving.open_file()
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    (root / "file").rename(root / "old")
+
+    with pytest.raises(MigrationError, match=r"^share 'host0' has other files than the guest knows: 'file' \(gone\)$"):
+        moving.move()
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)).endswith(CONTENT[10:110])
+
+
+def test_a_file_that_is_gone_is_stale_where_that_is_allowed(moving: Share, root: Path) -> None:
+    moving.open_file()
+    (root / "file").rename(root / "old")
+    moving.move(keep_stale=True)
+    assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)) == wire.error(1, errno.ESTALE)
+
+
+@pytest.mark.parametrize("keep_stale", [False, True])
+def test_a_host_that_can_open_no_more_files_loses_none(moving: Share, *, keep_stale: bool) -> None:
+    for fid in range(1, 301):
+        moving.open_file(fid)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 40, hard))
+    try:
+        with pytest.raises(MigrationError, match=r"^share 'host0' cannot be looked through: Too many open files$"):
+            moving.move(keep_stale=keep_stale)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)).endswith(CONTENT[10:110])
+
+
+def test_a_mounted_guest_does_not_come_to_a_share_that_cannot_move_on(moving: Share) -> None:
+    with pytest.raises(MigrationError, match=r"^share 'host0' is mounted in the guest that comes, it must be migratable$"):
+        moving.move(migratable=False)
+
+
+def test_a_reset_ends_a_session_that_moved(moving: Share) -> None:
+    moving.open_file()
+    moving.move()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    moving.driver.start()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
+    assert moving.ask(Type.CLUNK, wire.u32(0)) == wire.error(1, errno.EPROTO)
+
+
+def test_fids_without_a_session_are_refused() -> None:
+    state = VirtioP9State(msize=MSIZE, session=FidsState(fids=[FidState()]))
+    with pytest.raises(StateError, match=r"virtio-9p\.session has 1 fids, must have none with virtio-9p\.msize 0"):
+        parse(VirtioP9State, 1, {**dump(state), "msize": 0})
 
 
 def test_a_message_length_that_no_session_has_is_refused() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +13,25 @@ import pytest
 from emu.block import fallocate
 from emu.block.image import Image
 from emu.block.qcow2.image import Qcow2Image
-from tests.emu.block.qcow2.tools import CLEAN, KIB, SEED, check, content, create, needs_qemu_img, opened, qemu_img
+from emu.block.qcow2.snapshottable import About
+from tests.emu.block.qcow2.tools import (
+    CLEAN,
+    KIB,
+    SEED,
+    check,
+    content,
+    create,
+    needs_qemu_img,
+    opened,
+    qemu_img,
+)
 
 pytestmark = needs_qemu_img
 
 SECTOR = 512
 SIZE = 512 * KIB
 ZERO = bytes(SECTOR)
+STATE = 256 * KIB
 STEPS = 2000  # far more than are done before the kill
 FLUSHED = b"f"
 DONE = b"."
@@ -228,12 +239,17 @@ def test_a_new_table_is_on_disk_before_what_refers_to_it(tmp_path: Path, monkeyp
 
 
 def work_with_snapshots(path: Path, report: int) -> None:
-    """Snapshot N has N in every byte."""
+    """Snapshot N has N in every byte, its state too; a new one begins while the disk still has that and is written on."""
     image = opened(path)
     assert isinstance(image, Qcow2Image)
     for number in range(1, 200):
         image.writev(0, [bytes([number]) * SIZE])
-        image.create_snapshot(str(number), time_ns=0)
+        image.freeze()
+        image.writev(SIZE // 4, [bytes([255]) * (SIZE // 2)])
+        image.put_state(0, bytes([number]) * STATE)
+        image.discard(0, SIZE // 3)
+        image.flush()
+        image.keep(str(number), About(time_ns=0, disk_size=SIZE, state_size=STATE))
         os.write(report, DONE)
         if number > 3:
             image.delete_snapshot(str(number - 3))
@@ -242,26 +258,84 @@ def work_with_snapshots(path: Path, report: int) -> None:
             os.write(report, DONE)
 
 
-@pytest.mark.parametrize("number", range(10))
-def test_a_process_killed_at_its_snapshots_leaves_all_of_them_whole(number: int, tmp_path: Path) -> None:
-    seed = SEED + number
+@pytest.mark.parametrize("seed", range(SEED, SEED + 2))
+def test_a_power_failure_leaves_every_snapshot_whole(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"seed {seed}")
-    path = create(tmp_path / "disk.qcow2", SIZE, "cluster_size=4k")
+    chance = random.Random(seed)
+    options = f"cluster_size={1 << chance.randrange(9, 17)},refcount_bits={1 << chance.randrange(4, 7)}"
+    path, after = create(tmp_path / "disk.qcow2", SIZE, options), tmp_path / "after.qcow2"
+    image = opened(path)
+    assert isinstance(image, Qcow2Image)
+    sure: set[str] = set()
 
-    reported = killed_after(lambda report: work_with_snapshots(path, report), random.Random(seed).randrange(60))
+    def fail() -> None:
+        after.write_bytes(power.fails(chance))
+        assert check(after).corruptions == 0
+        found = opened(after, read_only=True)
+        assert isinstance(found, Qcow2Image)
+        snapshots = found.snapshots()
+        assert sure <= {snapshot.name for snapshot in snapshots}
+        for snapshot in snapshots:
+            state = bytearray(STATE)
+            found.saved_state(snapshot).readv(0, [state])
+            whole = state == bytes([int(snapshot.name)]) * STATE
+            assert whole, snapshot.name
+        found.close()
 
-    subprocess.run(["qemu-img", "check", "-q", "-r", "all", "-f", "qcow2", str(path)], check=False)
+    power = Power(path, monkeypatch, before_sync=fail)
+    for number in range(1, 6):
+        image.writev(0, [bytes([number]) * SIZE])
+        image.freeze()
+        image.writev(SIZE // 4, [bytes([255]) * (SIZE // 2)])
+        image.put_state(0, bytes([number]) * STATE)
+        image.flush()
+        image.keep(str(number), About(time_ns=0, disk_size=SIZE, state_size=STATE))
+        sure.add(str(number))
+        if number > 2:
+            sure.remove(str(number - 2))
+            image.delete_snapshot(str(number - 2))
+            image.apply_snapshot(str(number - 1))
+    image.close()
     assert check(path) == CLEAN
+
+
+def kill_at_a_snapshot(folder: Path, seed: int) -> None:
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    options = f"cluster_size={1 << chance.randrange(9, 17)},refcount_bits={1 << chance.randrange(4, 7)}"
+    path = create(folder / "disk.qcow2", SIZE, options)
+
+    reported = killed_after(lambda report: work_with_snapshots(path, report), chance.randrange(60))
+
+    found = check(path)
+    assert (found.corruptions, found.errors) == (0, 0)
     image = opened(path)
     assert isinstance(image, Qcow2Image)
     snapshots = image.snapshots()
     for snapshot in snapshots:
+        state = bytearray(STATE)
+        image.saved_state(snapshot).readv(0, [state])
         image.apply_snapshot(snapshot.id)
-        whole = content(image) == bytes([int(snapshot.name)]) * SIZE
+        whole = content(image) == bytes([int(snapshot.name)]) * SIZE and state == bytes([int(snapshot.name)]) * STATE
         assert whole, snapshot.name
     image.close()
+    assert check(path).corruptions == 0
+    qemu_img("check", "-q", "-r", "leaks", "-f", "qcow2", path)
     assert check(path) == CLEAN
     assert len(snapshots) >= min(len(reported), 3)
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_process_killed_at_its_snapshots_leaves_all_of_them_whole(number: int, tmp_path: Path) -> None:
+    kill_at_a_snapshot(tmp_path, SEED + number)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_two_hundred_processes_killed_at_their_snapshots_leave_all_of_them_whole(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / str(number)).mkdir()
+        kill_at_a_snapshot(tmp_path / str(number), SEED + number)
 
 
 @pytest.mark.soak

@@ -7,11 +7,14 @@ import random
 import re
 import resource
 import struct
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from emu.block.image import Image
+from emu.block.qcow2.image import Qcow2Image
+from emu.block.qcow2.snapshottable import About
 from emu.errors import ImageError, ImageErrorKind
 from tests.emu.block.qcow2.tools import KIB, MIB, create, needs_qemu_img, opened, qemu_img
 
@@ -55,6 +58,10 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
         image.close()
         if "refcount_bits=1" not in options:
             qemu_img("snapshot", "-c", "one", path)
+            image = opened(path)
+            assert isinstance(image, Qcow2Image)
+            make_snapshot(image)
+            image.close()
         images.append(path.read_bytes())
     (folder / "raw").write_bytes(b"compressible" * 10000 + bytes(120000 % 512))
     qemu_img(
@@ -107,6 +114,42 @@ def use(image: Image, chance: random.Random) -> None:
     image.writev(0, [b"y" * length])
 
 
+def use_snapshots(image: Image, chance: random.Random) -> None:
+    """All that a monitor can have done with them, to some of the images."""
+    if chance.random() < 0.7:
+        return
+    assert isinstance(image, Qcow2Image)
+    for snapshot in image.snapshots():
+        state = image.saved_state(snapshot)
+        for position, length in islice(state.data_runs(0, state.size), 100):
+            state.readv(position, [bytearray(min(length, 64 * KIB))])
+    orders = [
+        lambda: image.check_snapshot("new"),
+        lambda: image.apply_snapshot("one"),
+        lambda: image.delete_snapshot("one"),
+        lambda: make_snapshot(image),
+    ]
+    chance.shuffle(orders)
+    errors: list[ImageError] = []
+    for order in orders:
+        try:
+            order()
+        except ImageError as exc:
+            errors.append(exc)
+    if errors:
+        raise errors[-1]
+
+
+def make_snapshot(image: Qcow2Image) -> None:
+    image.freeze()
+    try:
+        image.writev(0, [b"z" * 512])
+        image.put_state(0, b"s" * image.cluster_size)
+        image.keep("new", About(time_ns=0, disk_size=image.size, state_size=image.cluster_size))
+    finally:
+        image.thaw()
+
+
 def abuse(path: Path, sample: bytes, seed: int) -> str:
     """Break an image and use it; what it was refused with."""
     chance = random.Random(seed)
@@ -119,7 +162,7 @@ def abuse(path: Path, sample: bytes, seed: int) -> str:
         except ImageError as exc:
             said.append(str(exc))
             continue
-        for final in (lambda image=image: use(image, chance), image.close):
+        for final in (lambda image=image: use(image, chance), lambda image=image: use_snapshots(image, chance), image.close):
             try:
                 final()
             except ImageError as exc:

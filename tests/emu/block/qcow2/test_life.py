@@ -6,15 +6,12 @@ import os
 import random
 import struct
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from emu.block.image import Image, open_image
 from emu.block.owner import XATTR
-from emu.errors import ConfigError, ImageError, ImageErrorKind
+from emu.errors import ImageErrorKind
 from tests.emu.block.qcow2.tools import (
     CLEAN,
     KIB,
@@ -27,25 +24,11 @@ from tests.emu.block.qcow2.tools import (
     opened,
     qemu_img,
     read,
+    refused,
+    state,
 )
 
 pytestmark = needs_qemu_img
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return create(tmp_path / "disk.qcow2", MIB)
-
-
-@contextmanager
-def refused(kind: ImageErrorKind, match: str | None = None) -> Iterator[None]:
-    with pytest.raises(ImageError, match=match) as caught:
-        yield
-    assert caught.value.kind is kind
-
-
-def state(path: Path) -> tuple[bytes, int, list[str]]:
-    return path.read_bytes(), path.stat().st_mtime_ns, os.listxattr(path)
 
 
 def test_an_inactive_image_can_be_read_and_is_not_written_to(path: Path) -> None:
@@ -176,103 +159,6 @@ def test_the_first_write_leaves_the_owner_mark(path: Path) -> None:
     image.close()
 
 
-@pytest.fixture
-def chain(tmp_path: Path) -> list[Path]:
-    """top -> middle -> base."""
-    base, middle, top = (tmp_path / f"{name}.qcow2" for name in ("base", "middle", "top"))
-    create(base, MIB)
-    create(middle, MIB, backing=base)
-    create(top, MIB, backing=middle)
-    return [top, middle, base]
-
-
-def test_the_top_is_locked_alone_and_what_is_behind_is_shared(chain: list[Path], tmp_path: Path) -> None:
-    top, middle, base = chain
-    image = opened(top)
-    sibling = opened(create(tmp_path / "sibling.qcow2", MIB, backing=middle))
-
-    for path, read_only in ((top, True), (middle, False), (base, False)):
-        with refused(ImageErrorKind.LOCKED, "is in use by this process"):
-            opened(path, read_only=read_only)
-    image.close()
-    with refused(ImageErrorKind.LOCKED):
-        opened(base)
-    sibling.close()
-    opened(base).close()
-
-
-def test_a_backing_file_in_use_leaves_nothing_locked(chain: list[Path]) -> None:
-    top, _middle, base = chain
-    writer = opened(base)
-
-    with refused(ImageErrorKind.LOCKED):
-        opened(top)
-    writer.close()
-
-    opened(top).close()
-
-
-def test_writes_go_to_the_top_alone(chain: list[Path]) -> None:
-    top, middle, base = chain
-    before = state(middle), state(base)
-    image = opened(top)
-    image.writev(10, [b"top"])
-    image.close()
-
-    assert (state(middle), state(base)) == before
-    assert [check(path) for path in chain] == [CLEAN] * 3
-
-
-def set_backing(path: Path, name: str, format: str = "qcow2") -> Path:  # noqa: A002
-    qemu_img("rebase", "-u", "-f", "qcow2", "-F", format, "-b", name, path)
-    return path
-
-
-def test_a_loop_is_refused(chain: list[Path]) -> None:
-    top, middle, base = chain
-    set_backing(base, str(middle))
-
-    with refused(ImageErrorKind.CORRUPT, "has itself behind it"):
-        opened(top)
-
-
-def test_a_chain_too_long_is_refused(tmp_path: Path) -> None:
-    path = create(tmp_path / "0.qcow2", MIB)
-    empty = path.read_bytes()
-    for number in range(1, 66):
-        link = tmp_path / f"{number}.qcow2"
-        link.write_bytes(empty)
-        path = set_backing(link, path.name)
-
-    with refused(ImageErrorKind.CORRUPT, "has more than 64 images behind each other"):
-        opened(path)
-
-
-def test_a_missing_backing_file_is_named(path: Path, tmp_path: Path) -> None:
-    set_backing(path, "gone.qcow2")
-
-    with refused(ImageErrorKind.MISSING, rf"{tmp_path}/gone\.qcow2: does not exist"):
-        opened(path)
-
-
-def test_a_backing_file_that_is_no_file_is_refused(path: Path) -> None:
-    set_backing(path, "nbd://localhost/x", "raw")
-
-    with refused(ImageErrorKind.MISSING, "has the backing file 'nbd://localhost/x', only files"):
-        opened(path)
-
-
-def test_a_refused_image_leaves_no_descriptor(chain: list[Path]) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    set_backing(chain[2], str(chain[1]))
-
-    for path in chain:
-        with pytest.raises(ImageError):
-            opened(path)
-
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -378,39 +264,3 @@ def test_qemu_refuses_an_image_we_hold(path: Path) -> None:
 
     assert "lock" in qemu.stderr
     image.close()
-
-
-def test_the_format_is_told_by_the_magic(path: Path, tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    raw.write_bytes(bytes(4096))
-
-    images = [open_image(str(one), "", read_only=False, active=True) for one in (path, raw)]
-
-    assert [image.format for image in images] == ["qcow2", "raw"]
-
-
-def test_a_format_that_is_given_wins(path: Path) -> None:
-    image: Image = open_image(str(path), "raw", read_only=False, active=True)
-
-    image.writev(0, [b"QFI\xfb"])
-
-    assert (image.format, image.size) == ("raw", path.stat().st_size)
-
-
-@pytest.mark.parametrize(("offset", "data"), [(0, [b"QFI\xfb" + bytes(508)]), (0, [b"QF", b"", b"I\xfb"]), (1, [b"FI\xfb"])])
-def test_a_guest_cannot_turn_a_guessed_raw_disk_into_another_format(offset: int, data: list[bytes], tmp_path: Path) -> None:
-    path = tmp_path / "disk"
-    path.write_bytes(b"Q" + bytes(4095))
-    image = open_image(str(path), "", read_only=False, active=True)
-
-    with refused(ImageErrorKind.READ_ONLY, "refuses to be made look like qcow2: give the drive format=raw"):
-        image.writev(offset, data)
-    image.writev(512, [b"QFI\xfb"])
-    image.writev(0, [b"fine"])
-
-    assert path.read_bytes()[:4] == b"fine"
-
-
-def test_an_unknown_format_lists_the_known_ones(path: Path) -> None:
-    with pytest.raises(ConfigError, match="'vmdk' is unknown, known are raw, qcow2"):
-        open_image(str(path), "vmdk", read_only=False, active=True)

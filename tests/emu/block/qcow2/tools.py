@@ -7,12 +7,17 @@ import os
 import random
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from emu.block.image import Image, open_image
+from emu.block.qcow2.image import Qcow2Image
+from emu.block.qcow2.snapshottable import About
+from emu.errors import ImageError, ImageErrorKind
 
 SEED = int(os.environ.get("EMU_TEST_SEED", "20260101"))
 KIB = 1 << 10
@@ -39,6 +44,13 @@ def opened(path: Path, *, active: bool = True, read_only: bool = False) -> Image
     return open_image(str(path), "qcow2", read_only=read_only, active=active)
 
 
+def take_snapshot(image: Image, name: str, *, time_ns: int = 0) -> None:
+    """A snapshot of a disk alone, at once."""
+    assert isinstance(image, Qcow2Image)
+    image.freeze()
+    image.keep(name, About(time_ns=time_ns, disk_size=image.size))
+
+
 def content(image: Image) -> bytes:
     data = bytearray(image.size)
     image.readv(0, [data])
@@ -49,6 +61,18 @@ def read(image: Image, offset: int, length: int) -> bytes:
     data = bytearray(length)
     image.readv(offset, [data])
     return bytes(data)
+
+
+@contextmanager
+def refused(kind: ImageErrorKind, match: str | None = None) -> Iterator[None]:
+    with pytest.raises(ImageError, match=match) as caught:
+        yield
+    assert caught.value.kind is kind
+
+
+def state(path: Path) -> tuple[bytes, int, list[str]]:
+    """All that a write to the file would change."""
+    return path.read_bytes(), path.stat().st_mtime_ns, os.listxattr(path)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from emu.engine.isas import LAYOUTS, PROBES
-from emu.engine.layout import AbortCall, Build, CodeWatchCalls, IsaLayout, TranslatorLoop
+from emu.engine.layout import CORE, AbortCall, Build, CodeWatchCalls, ContextSave, IsaLayout, TlbCalls, TranslatorLoop
 from emu.engine.library import library_build, library_path
 from emu.engine.selftest import self_test
 
@@ -29,13 +29,13 @@ def functions_and_slots() -> tuple[dict[str, int], dict[str, int]]:
 def test_code_watch_calls_are_where_the_library_file_has_them(row: tuple[Build, str], layout: IsaLayout) -> None:
     assert row[0] == library_build()
     functions, slots = functions_and_slots()
-    fast, rearm = f"tb_invalidate_phys_page_fast_{layout.suffix}", f"tlb_reset_dirty_by_vaddr_{layout.suffix}"
+    fast, protect = f"tb_invalidate_phys_page_fast_{layout.suffix}", f"tlb_protect_code_{layout.suffix}"
 
     assert layout.code_watch == CodeWatchCalls(
         invalidate_fast=functions[fast],
         invalidate_fast_slot=slots[fast],
-        rearm=functions[rearm],
-        rearm_slot=slots[rearm],
+        protect=functions[protect],
+        protect_slot=slots[protect],
     )
 
 
@@ -47,12 +47,38 @@ def test_the_calls_that_end_the_process_are_where_the_library_file_has_them(layo
     assert layout.abort == AbortCall(function=functions[name], slot=slots[name])
 
 
+def test_the_call_of_abort_is_where_the_library_file_has_it() -> None:
+    _functions, slots = functions_and_slots()
+
+    assert CORE[library_build()].abort_slot == slots["abort"]
+
+
 @pytest.mark.parametrize("layout", [row for row in LAYOUTS.values() if row.translator_loop], ids=lambda layout: layout.suffix)
 def test_translator_loops_are_where_the_library_file_has_them(layout: IsaLayout) -> None:
     functions, slots = functions_and_slots()
     name = f"translator_loop_{layout.suffix}"
 
     assert layout.translator_loop == TranslatorLoop(function=functions[name], slot=slots[name])
+
+
+@pytest.mark.parametrize("layout", [row for row in LAYOUTS.values() if row.tlb_calls], ids=lambda layout: layout.suffix)
+def test_tlb_calls_are_where_the_library_file_has_them(layout: IsaLayout) -> None:
+    functions, slots = functions_and_slots()
+    random, invalidate = f"cpu_mips_get_random_{layout.suffix}", f"r4k_invalidate_tlb_{layout.suffix}"
+
+    assert layout.tlb_calls == TlbCalls(
+        random=functions[random],
+        random_slot=slots[random],
+        invalidate=functions[invalidate],
+        invalidate_slot=slots[invalidate],
+    )
+
+
+@pytest.mark.parametrize("layout", [row for row in LAYOUTS.values() if row.context_save], ids=lambda layout: layout.suffix)
+def test_context_saves_are_where_the_library_file_has_them(layout: IsaLayout) -> None:
+    functions, slots = functions_and_slots()
+
+    assert layout.context_save == ContextSave(function=functions["helper_svucx"], slot=slots["helper_svucx"])
 
 
 @pytest.mark.parametrize("isa", sorted({isa for _build, isa in LAYOUTS}))

@@ -1,0 +1,1 @@
+"""TriCore on the small board."""

@@ -151,7 +151,8 @@ class VirtioDevice(Device[VirtioState], ABC):
             self.state.status |= Status.NEEDS_RESET
 
     def _fit(self) -> None:
-        if self.state.features & ~self.offered:
+        # Until FEATURES_OK they are what the driver has written so far, and may be anything.
+        if self.state.status & Status.FEATURES_OK and self.state.features & ~self.offered:
             raise GuestError(f"features {self.state.features:#x} were accepted, {self.offered:#x} are offered")
         for queue in self.queues:
             if queue.state.size > queue.limit:

@@ -147,6 +147,9 @@ class Engine(Handle):
                     self._cpu_exit(self.cpu)
             except BaseException as exc:
                 self.fail(exc)
+                self._cpu_exit(
+                    self.cpu
+                )  # a counted slice ends before an instruction, and there may be none that can be fetched
 
         self._exception_handler = handler
         self._hook(UC_HOOK_INTR, _Interrupt(on_interrupt))

@@ -16,6 +16,7 @@ from emu.engine.codewatch import watch_code
 from emu.engine.conditions import never_on_reserved_conditions
 from emu.engine.contexts import bound_context_saves
 from emu.engine.delayslot import leave_next_pc_alone
+from emu.engine.floatconditions import limit_conditions
 from emu.engine.isas import layout_of
 from emu.engine.layout import CoreLayout, Field
 from emu.engine.library import library_build, quick_library, slow_library
@@ -36,7 +37,7 @@ UC_CTL_PAGE_SIZE = 1 | UC_CTL_WRITE_ONE
 UC_CTL_USE_EXITS = 4 | UC_CTL_WRITE_ONE
 UC_CTL_CPU_MODEL = 7 | UC_CTL_WRITE_ONE
 NO_PAGE = (1 << 64) - 1  # of QEMU's function for the physical page of an address
-EXCP_HLT, EXCP_HALTED = 0x10001, 0x10003  # QEMU's exception numbers: the first ends a slice
+EXCP_HLT, EXCP_DEBUG, EXCP_HALTED = 0x10001, 0x10002, 0x10003  # QEMU's exception numbers: the first ends a slice
 
 MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 MmioWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
@@ -86,6 +87,8 @@ class Handle:
             watch = self.layout.code_watch
             base = address_of(f"tb_invalidate_phys_page_fast_{self.layout.suffix}") - watch.invalidate_fast
             never_on_reserved_conditions(base + self.layout.conditions)
+        if self.layout.condition_masks is not None:
+            limit_conditions(self.layout.condition_masks)
         if self.layout.abort is not None:
             catch_assertions(self._core, self.layout.suffix, self.layout.abort)
             abort = catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(self._core))

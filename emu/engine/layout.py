@@ -117,6 +117,14 @@ class TlbLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class ConditionMasks:
+    """Where in the library file m68k's translator is, and its masks of a floating point condition (`floatconditions`)."""
+
+    translator: int
+    masks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class IsaLayout:
     """What is particular to one ISA of a build."""
 
@@ -140,10 +148,12 @@ class IsaLayout:
     executed_field: str | None = None  # of env, with the instruction that EXECUTE is about to execute
     left_unreset: bool = False  # the library builds this CPU without resetting it
     reset: dict[str, int] = field(default_factory=dict)  # fields of `env` that the library's reset leaves wrong
+    breakpoint: int | None = None  # exception of a breakpoint instruction that the library has for a debugger
     wait_spins: bool = False  # a CPU that waits for an interrupt would spin inside the library
     translator_loop: TranslatorLoop | None = None  # where the translator needs repair
     tlb_calls: TlbCalls | None = None  # where a software-filled TLB needs repair
     context_save: ContextSave | None = None  # with the field `trap_depth`: where a trap could save contexts without end
+    condition_masks: ConditionMasks | None = None  # where the translator takes conditions that do not exist
     conditions: int | None = None  # where in the library file a table is that needs repair (`conditions`)
     model: int | None = None  # its enum uc_cpu_...; None: the library's choice
     thumb: bool = False  # the field `thumb` says which of two instruction sets the pc is in

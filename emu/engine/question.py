@@ -7,7 +7,9 @@ the guest gets them all, but it is where
   and their like take, in the middle of a block, for a reason not to call the hook that stands for them. So that thread just
   has the CPU leave its chain of blocks, which the library does by an exception of its own, EXCP_INTERRUPT;
 - the pc of an exception is last known, on an ISA that loses it afterwards;
-- a wait that would spin can be made to end the slice.
+- a wait that would spin can be made to end the slice;
+- m68k's BKPT, which QEMU has for its debugger alone, can be made the exception that it is: the library would stop its CPU and
+  spin, deaf to every stop.
 
 The question comes at the begin of a slice too, once the library has made the next pc the one behind the pc; but a slice may
 begin in a delay slot.
@@ -19,7 +21,7 @@ import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from emu.engine.handle import EXCP_HALTED, EXCP_HLT, Handle
+from emu.engine.handle import EXCP_DEBUG, EXCP_HALTED, EXCP_HLT, Handle
 from emu.engine.stubs import executable, jump_to
 
 if TYPE_CHECKING:
@@ -62,7 +64,9 @@ class StopQuestion:
         self._exception_pc = self._exception_npc = 0
         self._first_npc: int | None = None
         self.resumed: Callable[[], None] | None = None  # called where guest code begins to run, after a trap too
-        if self._advance is None or self._spins or self._waiting is not None or layout.enters_traps:
+        self._breakpoint = layout.breakpoint
+        watched = self._waiting is not None or self._breakpoint is not None
+        if self._advance is None or self._spins or watched or layout.enters_traps:
             answer(_StopInterrupt(self._asked))
 
     def slice_begins(self) -> None:
@@ -82,6 +86,8 @@ class StopQuestion:
         self._exception_pc = self._pc.value
         if self._spins and number == EXCP_HALTED:
             self._exception_index.value = EXCP_HLT
+        if self._breakpoint is not None and number == EXCP_DEBUG:
+            self._exception_index.value = self._breakpoint
         if self._waiting is not None and number < 0 and self._waiting.value & self._wait_bit:
             self._handle.halted = True
             self._exception_index.value = EXCP_HLT

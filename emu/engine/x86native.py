@@ -41,7 +41,7 @@ CHECK_PORT = bytes.fromhex(
     "48b8 0000000000000000"  # movabs rax, env              hook(uc, port, size, ...)
     "448b90 00000000"  # mov r10d, [rax + hflags]
     "448b98 00000000"  # mov r11d, [rax + eflags]
-    "41f7c300000200 751f"  # test r11d, VM; jnz check
+    "41f7c300000200 7511"  # test r11d, VM; jnz check
     "4183e203 41c1eb0c 4183e303"  # and r10d, 3 (CPL); shr r11d, 12; and r11d, 3 (IOPL)
     "4539da 7636"  # cmp r10d, r11d; jbe allowed
     "57 56 52 51 4150"  # check: push rdi, rsi, rdx, rcx, r8

@@ -2,7 +2,7 @@
 
 QEMU's entry code, which is part of the library, enters exceptions and carries out RTE; the library takes interrupts by itself
 when their level is above the mask in SR. Section numbers are those of the M68040 User's Manual (M68040UM/AD). There is no
-tracing: T1 and T0 of SR are kept, and do nothing. BKPT is no illegal instruction here, it does nothing.
+tracing: T1 and T0 of SR are kept, and do nothing.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ class M68kCpu:
     # Registers and state
 
     def _status(self) -> int:
-        """SR as the guest sees it; the library computes the condition codes when they are asked for."""
-        return int(self._fields["sr"].value | self._get_ccr(self.engine.env))
+        """SR; the library computes the condition codes when they are asked for, and keeps bits that no 68040 has."""
+        return int(self._fields["sr"].value | self._get_ccr(self.engine.env)) & SR_LEGAL
 
     def _set_status(self, sr: int) -> None:
         """Write SR, and have a7 be the stack pointer that goes with it."""

@@ -106,7 +106,8 @@ class PpcCpu:
     def _exception(self, number: int) -> None:
         if number != HV_EMULATION and self._vectors[number].value == self._model.all_bits:
             raise EngineError(f"CPU cannot go on at pc {self.engine.pc:#x}: exception {number} has no vector")
-        self._do_interrupt(self.engine.cpu)
+        if not self.engine.deliver(number, self._do_interrupt):
+            raise EngineError(f"CPU cannot go on at pc {self.engine.pc:#x}: exception {number} has no way in")
 
     def _bus_error(self, access: Access, address: int) -> int:
         """The exception for an access to a physical address where there is nothing; without MSR.ME the CPU stops for good."""

@@ -69,6 +69,14 @@ def test_a_status_register_with_bits_it_does_not_have_is_refused() -> None:
         M68kState(sr=0x0800).check()
 
 
+def test_bits_that_the_status_register_does_not_have_are_not_saved(m68k: Bench[M68kCpu]) -> None:
+    m68k.put(CODE, "46fc 2fe0" + "4e72 2fe0")  # move #0x2fe0,%sr; stop #0x2fe0
+
+    m68k.run_until_asleep()
+
+    assert parse(M68kState, 1, dump(m68k.cpu.save())).sr == 0x2700
+
+
 def test_reset_is_the_state_after_power_on(m68k: Bench[M68kCpu]) -> None:
     m68k.cpu.reset()
 
@@ -88,13 +96,35 @@ def test_a_trap_leaves_a_frame_that_rte_goes_back_by(m68k: Bench[M68kCpu]) -> No
     assert (m68k.cpu.save().d[2], m68k.cpu.engine.pc) == (1, CODE + 8)
 
 
-def test_an_illegal_instruction_is_told_with_its_own_address(m68k: Bench[M68kCpu]) -> None:
-    m68k.put(CODE, "4e71 4afc")  # nop; illegal
+@pytest.mark.parametrize("code", ["4afc", "4848"], ids=["illegal", "bkpt"])
+def test_an_illegal_instruction_is_told_with_its_own_address(m68k: Bench[M68kCpu], code: str) -> None:
+    m68k.put(CODE, "4e71" + code)  # behind a nop
 
     m68k.run_until_asleep()
 
     assert m68k.cpu.engine.pc == HANDLER + 16 * 4 + 4
     assert m68k.get(m68k.cpu.save().isp + 2, 4) == CODE + 2
+
+
+@pytest.mark.parametrize(
+    "code", ["f2a0 0000", "f2ff 0000 0000", "f240 003f", "f278 0020"], ids=["fbcc.w", "fbcc.l", "fscc", "ftrapcc"]
+)
+def test_a_floating_point_condition_that_does_not_exist_is_no_end(m68k: Bench[M68kCpu], code: str) -> None:
+    m68k.put(CODE, code + STOP)
+
+    m68k.run_until_asleep()
+
+
+def test_an_assertion_in_the_translator_stops_the_cpu_alone(m68k: Bench[M68kCpu]) -> None:
+    m68k.put(CODE, "f206 4e71")  # a packed decimal from %d6: no data register is as wide
+
+    with pytest.raises(EngineError, match="the library has no answer to what the guest did"):
+        m68k.run_until_asleep()
+
+    m68k.put(CODE, STOP)
+    m68k.cpu.engine.invalidate_code(CODE, 4)
+    m68k.cpu.engine.pc = CODE
+    m68k.run_until_asleep()
 
 
 def test_a_trap_of_user_mode_goes_to_the_interrupt_stack(m68k: Bench[M68kCpu]) -> None:

@@ -25,7 +25,7 @@ WAIT, SYSCALL, NOP, RESERVED, BREAK = 0x42000020, 0x0000000C, 0, 0x0000003D, 0x0
 B_OVER, LW_T1_T0, SW_T1_T0, JR_T0 = 0x10000002, 0x8D090000, 0xAD090000, 0x01000008
 MFC0_T1_COUNT, MTC0_T0_CAUSE = 0x40094800, 0x40886800
 MTC0_T0_ENTRYHI, MTC0_T1_ENTRYHI, TLBWR, LW_T2_T0 = 0x40885000, 0x40895000, 0x42000006, 0x8D0A0000
-INT, TLBL_CODE, TLBS_CODE, DBE_CODE, IBE_CODE, SYS_CODE, RI_CODE = 0, 2, 3, 7, 6, 8, 10
+INT, TLBL_CODE, TLBS_CODE, ADEL_CODE, ADES_CODE, DBE_CODE, IBE_CODE, SYS_CODE, RI_CODE = 0, 2, 3, 4, 5, 7, 6, 8, 10
 BD = 1 << 31
 T0, T1, T2, T3 = 8, 9, 10, 11
 STATUS_IE, STATUS_IM, STATUS_KERNEL = 1, 0xFF00, 0x2000_0000
@@ -256,6 +256,18 @@ def test_a_jump_to_nothing_is_a_bus_error(bench: Bench) -> None:
     bench.run(JR_T0, NOP)
 
     assert bench.exception == (IBE_CODE << 2, NOWHERE + KSEG1 - KSEG0)
+
+
+@pytest.mark.parametrize(("instruction", "code"), [(LW_T1_T0, ADEL_CODE), (SW_T1_T0, ADES_CODE)], ids=["load", "store"])
+def test_an_unaligned_access_is_the_guests_exception_and_no_error_of_the_slice(
+    bench: Bench, instruction: int, code: int
+) -> None:
+    bench.cpu.write(T0, DATA + 1 + KSEG0 & bench.bits)
+
+    bench.run(NOP, instruction)
+
+    assert bench.exception == (code << 2, CODE + 4)
+    assert bench.cpu.read_cp0("BadVAddr") == DATA + 1 + KSEG0 & bench.bits
 
 
 def test_an_interrupt_wakes_a_sleeping_cpu_and_enters_its_handler(bench: Bench) -> None:

@@ -25,6 +25,7 @@ LWZ_R4_R3, STW_R4_R3, BLR, MTMSR_R3 = 0x80830000, 0x90830000, 0x4E800020, 0x7C60
 MFTB_R4, MFTBU_R4, MFDEC_R4, MTDEC_R3, MTTBL_R3 = 0x7C8C42E6, 0x7C8D42E6, 0x7C9602A6, 0x7C7603A6, 0x7C7C43A6
 ADDI_R4, STOP, MTMSRD_R3 = 0x38840001, 0x4C0002E4, 0x7C600164  # addi r4, r4, 1
 NAP = 1 << 22
+MSR_IR, MSR_DR, LPCR_AIL_RESERVED = 1 << 5, 1 << 4, 1 << 23
 VECTORS = {"machine check": 0x200, "external": 0x500, "program": 0x700, "system call": 0xC00, "emulation assistance": 0xE40}
 doubles = st.integers(0, (1 << 64) - 1)
 
@@ -154,6 +155,17 @@ def test_a_state_no_power10_can_have_is_refused(change: dict[str, int | list[int
 def test_a_state_no_cpu_can_have_is_refused(change: dict[str, int], told: str) -> None:
     with pytest.raises(StateError, match=told):
         replace(PpcState(), **change).check()  # type: ignore[arg-type]  # values of the fields' types
+
+
+def test_a_reserved_place_of_the_vectors_stops_the_cpu_alone(bench: Bench) -> None:
+    if not bench.wide:
+        pytest.skip("its vectors have no other place")
+    state = bench.cpu.save()
+    state.sprs[list(bench.cpu.STATE.MODEL.sprs).index("LPCR")] |= LPCR_AIL_RESERVED
+    bench.cpu.load(state)
+
+    with pytest.raises(EngineError, match=r"exception \d+ has no way in"):
+        bench.run(NOP, msr=MSR_ME | MSR_IR | MSR_DR)
 
 
 def test_reset_is_the_state_after_power_on(bench: Bench) -> None:

@@ -251,3 +251,16 @@ def test_a_jump_to_nothing_is_an_access_fault(cpu: RiscvCpu) -> None:
     run_until_asleep(cpu)
 
     assert cpu.read_csr(cpu.width.csrs["mcause"]) == 1
+
+
+def test_a_counted_slice_ends_though_no_handler_can_be_fetched(cpu: RiscvCpu) -> None:
+    width = cpu.width
+    state = cpu.save()
+    state.csrs[list(width.csrs).index("satp")] = max(width.satp_modes[:2]) << width.satp_mode | RAM >> 12  # an empty table
+    state.csrs[list(width.csrs).index("medeleg")] = 0xB0_BFFF  # its faults are S-mode's
+    state.priv = Priv.S
+    cpu.load(state)
+
+    cpu.engine.run(100)
+
+    assert cpu.engine.executed == 100  # exceptions count

@@ -22,7 +22,7 @@ from tests.devices.fakes import FakeClock
 SIZE = 0x10000
 CODE, IDT, GDT, TSS, HANDLER, PAGE_DIRECTORY, STACK = 0x1000, 0x2000, 0x3000, 0x3800, 0x4000, 0x5000, 0x8000
 HLT = b"\xf4"
-IF, PE, EM = 0x200, 1, 4
+IF, VIRTUAL_8086, PE, EM = 0x200, 1 << 17, 1, 4
 ARITHMETIC, DIRECTION = 0x8D5, 0x400
 FLAT_CODE, FLAT_DATA = 0x00CF_9B00, 0x00CF_9300
 KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x1B, 0x23
@@ -368,6 +368,17 @@ def test_user_mode_with_io_privilege_reaches_every_port(bench: Bench) -> None:
 
     assert [port for port, _size, _value in bench.ports] == [1]
     assert bench.pushed[1] == CODE + 2  # HLT is not for user mode
+
+
+@pytest.mark.parametrize("code", ["e460", "e660", "66e560", "e560", "e760"])
+def test_virtual_8086_mode_reaches_no_port_whatever_its_io_privilege(bench: Bench, code: str) -> None:
+    bench.gate(GENERAL_PROTECTION)
+    bench.start(b"\x90\x90" + bytes.fromhex(code), user=True, flags=VIRTUAL_8086 | 3 << 12)
+
+    bench.run()
+
+    assert bench.ports == []
+    assert bench.pushed[:2] == [0, CODE + 2]
 
 
 def test_the_time_stamp_counter_is_guest_time(bench: Bench) -> None:

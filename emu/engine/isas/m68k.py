@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
+from emu.engine.layout import (
+    UNICORN_2_1_4_X86_64,
+    AbortCall,
+    Build,
+    CodeWatchCalls,
+    ConditionMasks,
+    IsaLayout,
+    Probe,
+    TlbLayout,
+)
 
 LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     (UNICORN_2_1_4_X86_64, "m68k"): IsaLayout(
@@ -50,7 +59,9 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         },
         model=3,  # the 68040 in the library's table; UC_CPU_M68K_M68040, 4, gets a 68060
         abort=AbortCall(function=0x3C0B0D, slot=0x14BDB98),
+        condition_masks=ConditionMasks(translator=0x7360E0, masks=(0x722603, 0x72EADC)),  # of FBcc, and of FScc and the others
         left_unreset=True,
+        breakpoint=4,  # BKPT: an illegal instruction, where no hardware answers it (M68040UM)
     ),
 }
 

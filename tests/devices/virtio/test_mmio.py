@@ -263,10 +263,19 @@ def test_state_with_chains_in_flight_is_refused(driver: Driver) -> None:
         parse(VirtioRngState, 2, {**dump(state), "queues": [queue]})
 
 
+def test_features_that_were_refused_are_nothing_to_a_load(driver: Driver) -> None:
+    driver.accept(EVERYTHING)
+    driver.write(Reg.STATUS, Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
+
+    driver.device.load(parse(VirtioRngState, 2, dump(driver.device.save())))
+
+    assert driver.status == Status.ACKNOWLEDGE | Status.DRIVER
+
+
 @pytest.mark.parametrize(
     ("device", "queue"),
     [
-        pytest.param({"features": EVERYTHING}, {}, id="features-not-offered"),
+        pytest.param({"status": 8, "features": EVERYTHING}, {}, id="features-not-offered"),
         pytest.param({}, {"size": 1024}, id="queue-larger-than-offered"),
         pytest.param({}, {"size": 8, "ready": True, "avail": AVAIL}, id="ring-outside-ram"),
     ],

@@ -9,7 +9,7 @@
  * forked    a child writes other code over its copy of its parent's
  * count     two processes add to one word, to twice ROUNDS, and to sums of their own
  *
- * An ISA's header has `start`, `call`, `emit`, `sync`, `entry`, `add_one` and `sum_up`.
+ * An ISA's header has `_start`, `call`, `emit`, `sync`, `entry`, `add_one` and `sum_up`.
  */
 #include "calls.h"
 

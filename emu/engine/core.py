@@ -20,13 +20,13 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from emu.engine.abort import ABORTED
-from emu.engine.assertions import RUNNING
 from emu.engine.counting import NO_LIMIT, Gate, InstructionCounter
 from emu.engine.guard import Guard
 from emu.engine.handle import Handle, MmioRead, MmioWrite
 from emu.engine.holes import ACCESS_OF_ERROR, Access, StoreTrap, gaps
 from emu.engine.question import StopQuestion, stop_or
+from emu.engine.repairs.abort import ABORTED
+from emu.engine.repairs.assertions import RUNNING
 from emu.engine.traps import ExecInterrupt, Trap, TrapTrace
 from emu.errors import EngineError
 

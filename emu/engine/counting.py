@@ -19,9 +19,9 @@ import ctypes
 from dataclasses import dataclass
 from functools import cache
 
-from emu.engine.execute import leave_with_executed
 from emu.engine.handle import Handle
 from emu.engine.layout import CoreLayout
+from emu.engine.repairs.execute import leave_with_executed
 from emu.engine.stubs import executable
 
 UC_HOOK_CODE = 4

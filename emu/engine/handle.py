@@ -9,21 +9,12 @@ import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from emu.engine.abort import ABORTED, catch_aborts
-from emu.engine.assertions import catch_assertions
-from emu.engine.codepages import keep_stores_fast
-from emu.engine.codewatch import watch_code
-from emu.engine.conditions import never_on_reserved_conditions
-from emu.engine.contexts import bound_context_saves
-from emu.engine.delayslot import leave_next_pc_alone
-from emu.engine.floatconditions import limit_conditions
 from emu.engine.isas import layout_of
-from emu.engine.layout import CoreLayout, Field
+from emu.engine.layout import Field
 from emu.engine.library import library_build, quick_library, slow_library
-from emu.engine.mipstlb import repair_tlb
+from emu.engine.repairs import repair_library
+from emu.engine.repairs.codepages import keep_stores_fast
 from emu.engine.stubs import address_of
-from emu.engine.thumb import repair_thumb
-from emu.engine.translation import repair_translator
 from emu.errors import EngineError
 
 if TYPE_CHECKING:
@@ -37,7 +28,6 @@ UC_CTL_PAGE_SIZE = 1 | UC_CTL_WRITE_ONE
 UC_CTL_USE_EXITS = 4 | UC_CTL_WRITE_ONE
 UC_CTL_CPU_MODEL = 7 | UC_CTL_WRITE_ONE
 NO_PAGE = (1 << 64) - 1  # of QEMU's function for the physical page of an address
-EXCP_HLT, EXCP_DEBUG, EXCP_HALTED = 0x10001, 0x10002, 0x10003  # QEMU's exception numbers: the first ends a slice
 
 MmioRead = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 MmioWrite = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_uint64, ctypes.c_void_p)
@@ -51,7 +41,6 @@ class Handle:
         core, self.layout = layout_of(library_build(), isa)
         self.isa = isa
         self._core = core
-        self._repair_library()
         handle = ctypes.c_void_p()
         self._check(quick_library().uc_open(self.layout.arch, self.layout.mode, ctypes.byref(handle)), "open a CPU")
         self._uc = _address(handle.value)
@@ -67,7 +56,7 @@ class Handle:
 
         self.cpu = self._get_cpu(self._uc, self.layout.cpu_index)
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
-        watch_code(self.layout.suffix, self.layout.code_watch, core.uc_cpu)
+        repair_library(core, self.layout)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self.layout.env_in_cpu)
         cpu_class = self._pointer_at(self.cpu + core.cpu_class)
@@ -80,30 +69,6 @@ class Handle:
         self._pc = self.field("pc")
         self._npc = self.field("npc") if "npc" in self.layout.env else None  # SPARC: the pc behind the pc
         self._halted = ctypes.c_uint32.from_address(self.cpu + core.cpu_halted)
-
-    def _repair_library(self) -> None:
-        """Have the library's functions for this ISA do what a guest relies on; once for all CPUs of the process."""
-        if self.layout.conditions is not None:
-            watch = self.layout.code_watch
-            base = address_of(f"tb_invalidate_phys_page_fast_{self.layout.suffix}") - watch.invalidate_fast
-            never_on_reserved_conditions(base + self.layout.conditions)
-        if self.layout.condition_masks is not None:
-            limit_conditions(self.layout.condition_masks)
-        if self.layout.abort is not None:
-            catch_assertions(self._core, self.layout.suffix, self.layout.abort)
-            abort = catch_aborts(self.layout.suffix, self.layout.abort, self._abort_stores(self._core))
-            if self.layout.context_save is not None:
-                depth, _ = self.layout.env["trap_depth"]
-                bound_context_saves(self.layout.context_save, depth, self.layout.env_in_cpu, abort)
-        if self.layout.translator_loop is not None:
-            repair_translator(self.layout.suffix, self.layout.translator_loop)
-        if self.layout.tlb_calls is not None:
-            random, tlb, wired = (self.layout.env[name][0] for name in ("Random", "tlb", "Wired"))
-            repair_tlb(self.layout.suffix, self.layout.tlb_calls, (random, tlb, wired))
-        if self.layout.knows_thumb:
-            repair_thumb()
-        if "npc" in self.layout.env:
-            leave_next_pc_alone(self.layout.suffix)
 
     def close(self) -> None:
         """Give the CPU back. Nothing of it may be used afterwards; closing twice is harmless."""
@@ -214,12 +179,6 @@ class Handle:
     def flush_tlb(self) -> None:
         """Forget all address translations. Allowed in callbacks."""
         self._tlb_flush(self.cpu)
-
-    def _abort_stores(self, core: CoreLayout) -> tuple[tuple[int, int], ...]:
-        """What a CPU that QEMU would abort leaves its slice with: offsets in CPUState, and 32-bit values."""
-        fields = self.layout.abort_fields
-        stores = [(self.layout.env_in_cpu + self.layout.env[name][0], value) for name, value in fields.items()]
-        return ((core.cpu_exception_index, EXCP_HLT if fields else ABORTED), *stores)
 
     def _bind_calls(self) -> None:
         pointer, number, u64, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_size_t

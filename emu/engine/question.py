@@ -21,7 +21,8 @@ import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from emu.engine.handle import EXCP_DEBUG, EXCP_HALTED, EXCP_HLT, Handle
+from emu.engine.handle import Handle
+from emu.engine.layout import EXCP_DEBUG, EXCP_HALTED, EXCP_HLT
 from emu.engine.stubs import executable, jump_to
 
 if TYPE_CHECKING:

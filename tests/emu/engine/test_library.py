@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from emu.engine import isas
-from emu.engine.codewatch import watch_code
 from emu.engine.core import Engine
 from emu.engine.isas import layout_of
 from emu.engine.layout import UNICORN_2_1_4_X86_64
+from emu.engine.repairs.codewatch import watch_code
 from emu.engine.selftest import self_test
 from emu.errors import EngineError
 from tests.emu.engine.riscv import Board

@@ -11,9 +11,9 @@ from __future__ import annotations
 import ctypes
 import threading
 
-from emu.engine.abort import ABORTED
 from emu.engine.layout import AbortCall, CoreLayout
 from emu.engine.library import library_build
+from emu.engine.repairs.abort import ABORTED
 from emu.engine.stubs import address_of, executable, jump_to
 from emu.errors import EngineError
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emu.errors import EmuError, MigrationError, StreamError
+from emu.errors import StreamError
 from migration.channel import Buffer
 from migration.protocols import PAGE, Guest, NewSnapshot, Pause, RamBlock, RamCopy, SavedState
 from migration.received import check_same_machine, receive
 from migration.sections import Section, describe_sections, dump_sections, plan_load
-from migration.snapshot import OnProgress, SaveReport, check_may_be
+from migration.snapshot import OnProgress, SaveReport, check_may_be, replaced
 from migration.stream import Kind, StreamReader, StreamWriter
 from migration.vmstate import Wire
 
@@ -187,7 +187,7 @@ class _StateSource:
 def load_inside(guest: Guest, saved: SavedState, apply_disks: Callable[[], None], *, label: str) -> None:
     """Replace the guest by a saved one; running before, it runs after. A refused state changes nothing.
 
-    When disks or RAM cannot be read to their end, the guest is part old, part new and stays paused.
+    When disks or RAM cannot be read to their end, the guest stays paused: `replaced`.
     """
     check_may_be(guest, "replaced")
     source = _StateSource(saved)
@@ -196,25 +196,14 @@ def load_inside(guest: Guest, saved: SavedState, apply_disks: Callable[[], None]
     check_same_machine(reader.expect(Kind.CONFIG).fields().get("machine"), guest.configuration(), uuid=False)
     state = receive(reader, guest.ram_blocks(), label=label, find=source.find, ram_now=False)
     plan = plan_load(guest.savables(), state.sections)
-    ran = guest.hold(Pause.RESTORE_VM)
-    whole = True  # old or new
 
     def commit() -> None:
         plan.commit()
         guest.loaded()
 
-    try:
-        with guest.prepared(plan.states):
-            whole = False
-            apply_disks()
-            for block, region in state.regions:
-                block.discard()
-                region.fill(block)
-            guest.call(commit)
-            whole = True
-    except EmuError as exc:
-        if whole:
-            raise
-        raise MigrationError(f"the guest is replaced in part, and stays paused: {exc}") from exc
-    finally:
-        guest.release(run=ran and whole)
+    with replaced(guest, plan.states):
+        apply_disks()
+        for block, region in state.regions:
+            block.discard()
+            region.fill(block)
+        guest.call(commit)

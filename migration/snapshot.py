@@ -6,19 +6,20 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from emu.errors import MigrationError
+from emu.errors import EmuError, MigrationError
 from migration.channel import Address, Channel, listen
 from migration.mapped import find_region, load_disks, map_ram, write_disk, write_ram
-from migration.protocols import Guest, Pause
+from migration.protocols import Guest, Pause, Savable
 from migration.received import check_same_machine, receive
 from migration.sections import describe_sections, dump_sections, plan_load
 from migration.stream import Kind, StreamReader, StreamWriter
+from migration.vmstate import State
 
 SUFFIX = ".emu"
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")  # a file name in the snapshot folder, and nothing that leaves it
@@ -171,6 +172,27 @@ def _write(guest: Guest, channel: Channel, *, run: bool) -> int:
     return writer.bytes_written
 
 
+@contextlib.contextmanager
+def replaced(guest: Guest, states: Sequence[tuple[Savable, State]]) -> Iterator[None]:
+    """Hold the guest while it is made another one, that of `states`; running before, it runs after.
+
+    What cannot be prepared is refused and changes nothing; what fails within leaves it paused, part old and part new.
+    """
+    ran = guest.hold(Pause.RESTORE_VM)
+    whole = True  # old or new
+    try:
+        with guest.prepared(states):
+            whole = False
+            yield
+            whole = True
+    except EmuError as exc:
+        if whole:
+            raise
+        raise MigrationError(f"the guest is replaced in part, and stays paused: {exc}") from exc
+    finally:
+        guest.release(run=ran and whole)
+
+
 def load_snapshot(guest: Guest, path: Path) -> None:
     """Replace the guest by the one in `path`; running before, it runs after. A refused file changes nothing."""
     check_may_be(guest, "replaced")
@@ -183,16 +205,12 @@ def load_snapshot(guest: Guest, path: Path) -> None:
         disks = guest.disk_copies()
         state = receive(reader, guest.ram_blocks(), label=channel.label, find=find, disks=disks, ram_now=False)
         plan = plan_load(guest.savables(), state.sections)
-        ran = guest.hold(Pause.RESTORE_VM)
 
         def commit() -> None:
             map_ram(state.regions)
             plan.commit()
             guest.loaded()
 
-        try:
-            with guest.prepared(plan.states):
-                load_disks(state.disks)
-                guest.call(commit)
-        finally:
-            guest.release(run=ran)
+        with replaced(guest, plan.states):
+            load_disks(state.disks)
+            guest.call(commit)

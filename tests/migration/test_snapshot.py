@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emu.errors import EmuError, MigrationError, StreamError
+from emu.errors import EmuError, ImageError, ImageErrorKind, MigrationError, StreamError
 from migration.manager import Migrations
 from migration.protocols import PAGE
 from migration.snapshot import SnapshotStore, load_snapshot, save_snapshot
@@ -166,3 +166,26 @@ def test_the_store_lists_finds_and_deletes(tmp_path: Path) -> None:
 def test_a_tag_that_leaves_the_folder_is_refused(tag: str, tmp_path: Path) -> None:
     with pytest.raises(MigrationError, match="snapshot tag"):
         SnapshotStore(tmp_path).path(tag)
+
+
+class UnwritableDisk:
+    """A disk of a snapshot that cannot be put back."""
+
+    name, size = "disk", 4096
+
+    def save(self, _fd: int, _offset: int) -> int:
+        return 0
+
+    def load(self, _fd: int, _offset: int) -> None:
+        raise ImageError(ImageErrorKind.IO, "disk", "no space left on device")
+
+
+def test_a_guest_whose_disks_cannot_all_be_put_back_stays_paused(tmp_path: Path) -> None:
+    here, _there = pair()
+    here.copies.append(UnwritableDisk())
+    save_snapshot(here, tmp_path / "one")
+
+    with pytest.raises(MigrationError, match="the guest is replaced in part, and stays paused: disk: no space left on device"):
+        load_snapshot(here, tmp_path / "one")
+
+    assert here.state == "paused"

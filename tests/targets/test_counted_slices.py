@@ -31,7 +31,7 @@ from tests.targets.bench import differences
 
 RAM, SIZE = 0x4000_0000, 16 * mmap.PAGESIZE
 DATA = RAM + 0x8000
-THUMB = 1 << 5
+THUMB, USER = 1 << 5, 0x1D0  # of CPSR: the instruction set, the mode of 32-bit programs
 INSTRUCTIONS = 60  # to the end of each program, which is a jump to itself
 
 
@@ -43,6 +43,7 @@ class Program:
     build: Callable[[Engine], BoardCpu]
     state: dict[str, object]  # that it starts with
     base: int = RAM
+    isa: str | None = None  # None: its name
 
 
 def x86(engine: Engine) -> BoardCpu:
@@ -53,6 +54,11 @@ def timed(cpu: Callable[[Engine, FakeClock], BoardCpu]) -> Callable[[Engine], Bo
     return lambda engine: cpu(engine, FakeClock())
 
 
+# mov r0, #3; 1: ldrex; add; strex; cmp; addeq; stmdb sp!; ldmia sp!; subs; adcs; bne 1b; b .
+ARM_CODE = "0300a0e3 9f2f98e1 012082e2 923f88e1 020050e3 01408402 0f002de9 f000bde8 010050e2 0090b9e0 f5ffff1a feffffea"
+ARM_REGISTERS = [0] * 8 + [DATA] + [0] * 4 + [DATA, 0]
+# movs r0, #3; 1: cmp; itete eq; addeq; addne; moveq; movne; it mi; addmi; subs; bpl 1b; adc; b .
+THUMB_CODE = "0320 0228 0bbf 0131 0132 0723 0924 48bf 0135 0138 f5d5 46f10006 fee7"
 # li 3; addiu; bnel (taken, then not); its slot; ...; beq; its slot; bal; its slot; b .; its slot; jr ra; its slot: lw
 MIPS_CODE = (
     """24080003 25290001 55090002 254a0001 256b0001 11280003 258c0001 04110003 25ad0001 1000ffff 25ce0001 03e00008 8faf0000"""
@@ -89,18 +95,10 @@ SPARC_CODE = """82102003 4000000d 8400a001 82a06001 32bffffd 8600e001 02800003 8
 SPARC_STATE: dict[str, object] = {"pc": RAM, "npc": RAM + 4}
 
 PROGRAMS: dict[str, Program] = {
-    # mov r0, #3; 1: ldrex; add; strex; cmp; addeq; stmdb sp!; ldmia sp!; subs; adcs; bne 1b; b .
-    "arm": Program(
-        "0300a0e3 9f2f98e1 012082e2 923f88e1 020050e3 01408402 0f002de9 f000bde8 010050e2 0090b9e0 f5ffff1a feffffea",
-        Arm32Cpu,
-        {"pc": RAM, "r": [0] * 8 + [DATA] + [0] * 4 + [DATA, 0]},
-    ),
-    # movs r0, #3; 1: cmp; itete eq; addeq; addne; moveq; movne; it mi; addmi; subs; bpl 1b; adc; b .
-    "thumb": Program(
-        "0320 0228 0bbf 0131 0132 0723 0924 48bf 0135 0138 f5d5 46f10006 fee7",
-        Arm32Cpu,
-        {"pc": RAM, "cpsr": CPSR_START | THUMB},
-    ),
+    "arm": Program(ARM_CODE, Arm32Cpu, {"pc": RAM, "r": ARM_REGISTERS}),
+    "arm under arm64": Program(ARM_CODE, Arm64Cpu, {"pc": RAM, "pstate": USER, "x": [*ARM_REGISTERS, *[0] * 16]}, isa="arm64"),
+    "thumb": Program(THUMB_CODE, Arm32Cpu, {"pc": RAM, "cpsr": CPSR_START | THUMB}, isa="arm"),
+    "thumb under arm64": Program(THUMB_CODE, Arm64Cpu, {"pc": RAM, "pstate": USER | THUMB}, isa="arm64"),
     # mov x0, #3; 1: ldxr; add; stxr; cmp; csinc; ccmp; adcs; subs; b.ne 1b; b .
     "arm64": Program(
         "600080d2 027d5fc8 42040091 027d03c8 1f0800f1 8414849a 040841fa a50000ba 000400f1 01ffff54 00000014",
@@ -147,7 +145,7 @@ def cpus(name: str, number: int) -> Iterator[list[Any]]:
     with ExitStack() as keep:
         made: list[Any] = []
         for _ in range(number):
-            engine = Engine("arm" if name == "thumb" else name)
+            engine = Engine(program.isa or name)
             keep.callback(engine.close)
             engine.map_ram(program.base, ctypes.addressof(ctypes.c_char.from_buffer(memory)), SIZE)
             cpu: Any = program.build(engine)

@@ -17,9 +17,8 @@ from devices.p9.identity import Identity
 from devices.p9.saved import AttributeState, FidsState, FidState, OpenState
 from emu.errors import MigrationError, StateError
 from migration.vmstate import Wire, dump, parse
-from tests.devices.p9.client import Client
+from tests.devices.p9.client import Client, refused
 from tests.devices.p9.conftest import NewClient
-from tests.devices.p9.test_messages import refused
 
 READ_WRITE, TRUNCATE, APPEND, DIRECTORY = 0o2, 0o1000, 0o2000, 0o200000
 CREATE, EXCLUSIVE = 0o100, 0o200

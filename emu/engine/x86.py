@@ -12,6 +12,7 @@ from collections.abc import Callable
 from emu.engine.core import UC_HOOK_INTR, Engine
 from emu.engine.stubs import address_of, executable
 from emu.engine.x86native import X86Native
+from emu.engine.x86syscall import system_call
 
 UC_HOOK_INSN = 2
 
@@ -49,7 +50,7 @@ class X86Hooks:
         on_read, on_write = self._engine.accessors(read, write)
         for instruction, callback in (("in", _PortRead(on_read)), ("out", _PortWrite(on_write))):
             checked = executable(self._native.checked_port(self._engine.keep(callback)))
-            self._engine.add_hook(UC_HOOK_INSN, checked, instruction=self._engine.layout.instructions[instruction])
+            self._stand_for(instruction, checked)
 
     def on_instruction(self, instruction: str, handler: Callable[[], None]) -> None:
         """Call `handler()` instead of executing an instruction of those in the layout table, with the pc at it.
@@ -57,6 +58,16 @@ class X86Hooks:
         Unicorn moves the pc by the instruction's length afterwards.
         """
 
+        self._stand_for(instruction, self._entry(handler))
+
+    def on_system_call(self, handler: Callable[[], None]) -> None:
+        """Do what SYSCALL does in 64-bit code, and call `handler()` for it in other code, with the pc at it."""
+        engine = self._engine
+        read_eflags = engine.address_of("helper_read_eflags")
+        code = system_call(engine.env, engine.layout.env, read_eflags, self._entry(handler))
+        self._stand_for("syscall", executable(code))
+
+    def _entry(self, handler: Callable[[], None]) -> int:
         def on_hook(_uc: int, _data: int) -> int:
             try:
                 handler()
@@ -64,7 +75,9 @@ class X86Hooks:
                 self._engine.fail(exc)
             return 1
 
-        entry = self._engine.keep(_Instruction(on_hook))
+        return self._engine.keep(_Instruction(on_hook))
+
+    def _stand_for(self, instruction: str, entry: int) -> None:
         self._engine.add_hook(UC_HOOK_INSN, entry, instruction=self._engine.layout.instructions[instruction])
 
     def deliver_exceptions(self) -> None:

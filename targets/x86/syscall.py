@@ -1,6 +1,7 @@
 """SYSCALL and SYSENTER, which Unicorn leaves to its user (AMD64 manual volume 3; Intel SDM volume 2).
 
-The library adds the instruction's length to the pc after the hook, so the pc is set that much lower.
+SYSCALL of 64-bit code is the engine's (emu/engine/x86syscall.py). The library adds the instruction's length to the pc after the
+hook, so the pc is set that much lower.
 """
 
 from __future__ import annotations
@@ -33,28 +34,28 @@ class CallGates:
         self._pc, self._eflags, self._hflags = engine.field("pc"), engine.field("eflags"), engine.field("hflags")
         self._cc_src, self._cc_op, self._df = engine.field("cc_src"), engine.field("cc_op"), engine.field("df")
         self._eflags_id = registers(engine.isa)["eflags"]
-        self._star, self._lstar, self._cstar = engine.field("star"), engine.field("lstar"), engine.field("cstar")
+        self._star, self._cstar = engine.field("star"), engine.field("cstar")
         self._fmask = engine.field("fmask")
         self._sysenter = [engine.field(f"sysenter_{name}") for name in ("cs", "esp", "eip")]
 
     def install(self, hooks: X86Hooks) -> None:
         """Have the engine call."""
-        hooks.on_instruction("syscall", self.syscall)
+        hooks.on_system_call(self.syscall)
         hooks.on_instruction("sysenter", self.sysenter)
 
     def syscall(self) -> None:
-        """To LSTAR from 64-bit code, to CSTAR from compatibility code; outside long mode to STAR's address."""
-        hflags, long_mode = self._hflags.value, self._hflags.value & LMA
+        """To CSTAR from compatibility code; outside long mode to STAR's address."""
+        long_mode = self._hflags.value & LMA
         flags = self._engine.read_register(self._eflags_id)
         selector = self._star.value >> 32 & 0xFFFC
-        self._regs[RCX] = self._pc.value + LENGTH & (MASK64 if hflags & CS64 else 0xFFFF_FFFF)
+        self._regs[RCX] = self._pc.value + LENGTH & 0xFFFF_FFFF
         if long_mode:
             self._regs[R11] = flags & ~RF
             flags &= ~(self._fmask.value | RF)
             self._cc_src.value, self._cc_op.value = flags & ARITHMETIC_FLAGS, CC_OP_EFLAGS
             self._df.value = 0xFFFF_FFFF if flags & DIRECTION else 1
             self._eflags.value = flags & ~(ARITHMETIC_FLAGS | DIRECTION)
-            target = (self._lstar if hflags & CS64 else self._cstar).value
+            target = self._cstar.value
         else:
             self._eflags.value &= ~(IF | RF | VM)
             target = self._star.value & 0xFFFF_FFFF

@@ -12,7 +12,6 @@ It is the library that changes, for all engines of this process; only Thumb is c
 
 from __future__ import annotations
 
-import ctypes
 import re
 from functools import cache
 from pathlib import Path
@@ -35,8 +34,7 @@ HOOK = b"\x02"  # UC_HOOK_CODE_IDX
 @cache
 def repair_thumb() -> None:
     """Make the change; EngineError when the library has other code than it was made for."""
-    first, last = _text()
-    text = ctypes.string_at(first, last - first)
+    first, text = _text()
     stores = [first + match.start() for match in STORE.finditer(text)]
     detours = [first + match.end() for match in DETOUR.finditer(text)]
     for what, found, wanted in (("stores", stores, STORES), ("detours", detours, DETOURS)):
@@ -50,12 +48,15 @@ def repair_thumb() -> None:
         overwrite(address, HOOK)
 
 
-def _text() -> tuple[int, int]:
-    """Where the library's code is in this process."""
+def _text() -> tuple[int, bytes]:
+    """Where the library's code is in this process, and the code: from the file, for memory that is read stays resident."""
     quick_library()
     maps = (line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines())
-    ranges = [fields[0].partition("-") for fields in maps if fields[5:] == [str(library_path())] and "x" in fields[1]]
-    if not ranges:
+    code = [(*fields[0].split("-"), fields[2]) for fields in maps if fields[5:] == [str(library_path())] and "x" in fields[1]]
+    if not code:
         raise EngineError("the library's code is not in this process's memory map")
     # What was changed before may be a mapping of its own between two others.
-    return int(ranges[0][0], 16), int(ranges[-1][2], 16)
+    first, last, offset = int(code[0][0], 16), int(code[-1][1], 16), int(code[0][2], 16)
+    with library_path().open("rb") as file:
+        file.seek(offset)
+        return first, file.read(last - first)

@@ -23,7 +23,6 @@ from tests.live.test_journeys import SEED
 from tests.live.test_linux import TIMEOUT, StartLinux
 from tests.live.test_share import MOUNT, contents, make_tree
 
-pytestmark = [pytest.mark.linux, pytest.mark.timeout(TIMEOUT)]
 image, start, share = test_linux.image, test_linux.start, test_share.share
 
 OPEN = 200  # files
@@ -36,6 +35,8 @@ LOCKERS = {
     "arm64": (EM_AARCH64, "000080d2 c10080d2 080480d2 010000d4 1f0000f1 e0079f9a a80b80d2 010000d4"),
     "amd64": (EM_X86_64, "31ff be06000000 b849000000 0f05 31ff 85c0 400f95c7 b83c000000 0f05"),
 }
+pytestmark = [pytest.mark.linux, pytest.mark.timeout(TIMEOUT), pytest.mark.parametrize("image", LOCKERS, indirect=True)]
+
 CODE = 0x10078  # address; congruent to its place in the file, as Linux wants it
 
 # Each reader has read a line, and goes on with the rest when it is told to.

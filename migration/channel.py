@@ -154,7 +154,8 @@ class Channel:
 
     def _end_child(self) -> None:
         if self._child is not None and self._child.poll() is None:
-            os.killpg(self._child.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # `cancel` and `close` may race, and the other has waited for it
+                os.killpg(self._child.pid, signal.SIGTERM)
 
     def close(self) -> None:
         """Close the descriptors; harmless when closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -110,3 +111,19 @@ def test_what_is_no_descriptor_is_refused(number: str) -> None:
 def test_a_descriptor_that_is_not_open_is_told() -> None:
     with pytest.raises(MigrationError, match=r"^cannot receive at fd:999: Bad file descriptor$"):
         listen(parse_uri("fd:999"))
+
+
+class AlreadyWaitedFor(subprocess.Popen[bytes]):
+    """A command that another thread has waited for between a look at it and what follows from that."""
+
+    def poll(self) -> int | None:
+        super().wait()
+        return None
+
+
+def test_a_command_that_ends_while_its_channel_is_cancelled_is_no_error() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, closing(Channel(ours.fileno(), ours.detach(), two_way=True, label="exec:true")) as cancelled:
+        cancelled.run_by(AlreadyWaitedFor(["true"], start_new_session=True))
+
+        cancelled.cancel()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from dataclasses import dataclass
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 from emu.errors import ConfigError, GuestError
@@ -20,15 +23,31 @@ class Loaded:
     entry: int
 
 
-def read_file(path: Path, what: str) -> bytes:
-    """The whole file; ConfigError names `what` it was to be."""
+def read_file(path: Path, what: str) -> memoryview:
+    """The whole file; ConfigError names `what` it was to be.
+
+    In memory of its own: what is as large would teach malloc to keep megabytes for the next one, and there is none.
+    """
     try:
-        return path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                return memoryview(file.read())  # a pipe, or nothing
+            data = memoryview(mmap.mmap(-1, size))
+            return data[: read_into(file, data)]
     except OSError as exc:
         raise ConfigError(f"{what} {path}: {exc.strerror}") from exc
 
 
-def load_raw(memory: GuestMemory, data: bytes, address: int, what: str) -> Loaded:
+def read_into(file: BufferedReader | FileIO, view: memoryview) -> int:
+    """Fill `view` from where the file is; how much of it there was."""
+    done = 0
+    while count := file.readinto(view[done:]):
+        done += count
+    return done
+
+
+def load_raw(memory: GuestMemory, data: memoryview, address: int, what: str) -> Loaded:
     """Put `data` at `address`."""
     check_fits(memory, address, len(data), what)
     memory.write(address, data)
@@ -66,7 +85,13 @@ def load_elf(memory: GuestMemory, path: Path, *, machine: str | ElfKind, address
             for segment in elf.iter_segments("PT_LOAD"):
                 address, size = segment["p_paddr"] & address_bits, segment["p_memsz"]
                 check_fits(memory, address, size, f"kernel {path}")
-                memory.write(address, segment.data().ljust(size, b"\0"))
+                view = memory.view(address, size)
+                held = min(segment["p_filesz"], size)
+                file.seek(segment["p_offset"])
+                if (short := held - read_into(file, view[:held])) > 0:
+                    raise ConfigError(f"kernel {path} ends {short} bytes short of its segment at {address:#x}")
+                view[held:] = bytes(size - held)
+                memory.written(address, size)
                 start, end = min(start, address), max(end, address + size)
             if end == 0:
                 raise ConfigError(f"kernel {path} has nothing to load")

@@ -49,7 +49,7 @@ def _load_kernel(config: MachineConfig, memory: GuestMemory, base: int, machine:
     data = read_file(config.kernel, "kernel")
     if data[:4] == ELF_MAGIC:
         return load_elf(memory, config.kernel, machine=machine)
-    text_offset, image_size, magic = IMAGE_HEADER.unpack_from(data.ljust(IMAGE_HEADER.size, b"\0"))
+    text_offset, image_size, magic = IMAGE_HEADER.unpack(bytes(data[: IMAGE_HEADER.size]).ljust(IMAGE_HEADER.size, b"\0"))
     what = f"kernel {config.kernel}"
     if magic != IMAGE_MAGIC:
         return load_raw(memory, data, base + raw_offset, what)

@@ -78,12 +78,12 @@ def _load_kernel(config: MachineConfig, memory: GuestMemory, address: int, width
     assert config.kernel is not None
     data = read_file(config.kernel, "kernel")
     if data[:4] == ELF_MAGIC:
-        bits = ELF_WIDTHS.get(data[ELF_CLASS], width.xlen)
+        bits = ELF_WIDTHS.get(bytes(data[ELF_CLASS]), width.xlen)
         if bits != width.xlen:
             raise ConfigError(f"kernel {config.kernel} is for {bits} bits, target {config.target} has {width.xlen}")
         return load_elf(memory, config.kernel, machine="EM_RISCV")
     loaded = load_raw(memory, data, address, f"kernel {config.kernel}")
-    image_size, magic = IMAGE_HEADER.unpack_from(data.ljust(IMAGE_HEADER.size, b"\0"))
+    image_size, magic = IMAGE_HEADER.unpack(bytes(data[: IMAGE_HEADER.size]).ljust(IMAGE_HEADER.size, b"\0"))
     if magic == IMAGE_MAGIC:  # image_size counts the zeroed data behind the file's end
         check_fits(memory, address, image_size, f"kernel {config.kernel}")
         return Loaded(address, address + max(image_size, len(data)), address)

@@ -105,7 +105,7 @@ def _load_kernel(config: MachineConfig, memory: GuestMemory, *, long_mode: bool)
     check_fits(memory, preferred, size, f"kernel {path}")
     loaded = load_raw(memory, data[start:], preferred, f"kernel {path}")
     entry = preferred + (ENTRY_64 if long_mode else 0)
-    return Kernel(Loaded(preferred, max(loaded.end, preferred + size), entry), data[HEADER : MAGIC + data[MAGIC - 1]])
+    return Kernel(Loaded(preferred, max(loaded.end, preferred + size), entry), bytes(data[HEADER : MAGIC + data[MAGIC - 1]]))
 
 
 def _identity_map() -> bytes:

@@ -38,7 +38,6 @@ LONG = 120  # seconds for a round of all tasks at once
 IDLE_SECONDS = 5
 IDLE_SHARE = 0.08  # of one core
 OVERHEAD = 120 << 20  # bytes beside the RAM that the guest touched
-OVERHEAD_AMD64 = 130 << 20  # the boot of the kernel that patches itself most leaves 46 MiB of translations
 RELOADS = 20  # of every module: their code comes to lie where other code ran before
 
 # By its path, or the shell runs it within itself, where it writes line by line as to a terminal.
@@ -336,7 +335,7 @@ def test_opensbi_starts_and_serves_the_kernel(opensbi: Path, start: StartLinux) 
     assert guest.power_off() == 0
 
 
-def test_an_idle_guest_costs_little(start: StartLinux, image: LinuxImage) -> None:
+def test_an_idle_guest_costs_little(start: StartLinux) -> None:
     guest = start("guest").boot()
     guest.run("sleep 1")  # the kernel's own work after a boot
     used, began = cpu_seconds(guest.process.pid), time.monotonic()
@@ -346,7 +345,7 @@ def test_an_idle_guest_costs_little(start: StartLinux, image: LinuxImage) -> Non
     print(f"idle: {share:.1%} of a core; {memory.guest >> 20} MiB touched by the guest, {memory.rest >> 20} MiB beside")
 
     assert share < IDLE_SHARE
-    assert memory.rest <= (OVERHEAD_AMD64 if image.arch == "amd64" else OVERHEAD)
+    assert memory.rest <= OVERHEAD
 
 
 @pytest.mark.parametrize("image", ["amd64"], indirect=True)

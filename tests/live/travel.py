@@ -80,6 +80,7 @@ class Travel:
 
     def start_for(self, time: int) -> None:
         """Let the guest run, to stop at `time` ns."""
+        self.machine.stop()  # one that ran might come to `time` before `cont`, which would have it run on
         self.machine.stop_at(time)
         self.machine.cont()
 

@@ -9,6 +9,7 @@ from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
 from emu.block.probe import probe
 from emu.block.qcow2.image import Qcow2Image
 from emu.block.raw import RawImage
+from emu.block.storage import Storage
 from emu.errors import ConfigError
 
 
@@ -70,7 +71,7 @@ class Image(Protocol):
         """Inactivate and close; harmless when closed. On an error the image is closed all the same."""
 
 
-FORMATS: dict[str, Callable[[ImageFile], Image]] = {
+FORMATS: dict[str, Callable[[Storage], Image]] = {
     "raw": RawImage,
     "qcow2": Qcow2Image,
 }
@@ -98,6 +99,6 @@ def open_image(path: str, format: str, *, read_only: bool, active: bool) -> Imag
     return image
 
 
-def _open_probed(file: ImageFile) -> Image:
+def _open_probed(file: Storage) -> Image:
     found = probe(file)
     return RawImage(file, guessed=True) if found == "raw" else FORMATS[found](file)

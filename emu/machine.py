@@ -394,6 +394,6 @@ def _open_drives(
     drives: Sequence[DriveConfig], *, active: bool, undo: contextlib.ExitStack
 ) -> Iterator[tuple[DriveConfig, Image]]:
     for drive in drives:
-        image = open_image(str(drive.path), drive.format, read_only=drive.readonly, active=active)
+        image = open_image(drive.path, drive.format, read_only=drive.readonly, active=active)
         undo.callback(image.close)
         yield drive, image

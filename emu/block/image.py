@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
+from emu.block.nbd.address import is_address
+from emu.block.nbd.export import NbdExport
 from emu.block.probe import probe
 from emu.block.qcow2.image import Qcow2Image
 from emu.block.raw import RawImage
@@ -78,13 +80,13 @@ FORMATS: dict[str, Callable[[Storage], Image]] = {
 
 
 def open_image(path: str, format: str, *, read_only: bool, active: bool) -> Image:  # noqa: A002 - the drive option's name
-    """Open an existing image; with `active` own it at once, as a guest that starts here does.
+    """Open an existing image, a file or an NBD export; with `active` own it at once, as a guest that starts here does.
 
     An empty `format` leaves it to the file's magic; a raw image then cannot be given one (probe.py).
     """
     if format and format not in FORMATS:
         raise ConfigError(f"{path}: image format {format!r} is unknown, known are {', '.join(FORMATS)}")
-    file = ImageFile(path, read_only=read_only)
+    file: Storage = (NbdExport if is_address(path) else ImageFile)(path, read_only=read_only)
     try:
         image = FORMATS[format](file) if format else _open_probed(file)
     except BaseException:

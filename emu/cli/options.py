@@ -87,11 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--memory", metavar="SIZE", help="K, M or G behind a number; a bare number is MiB, as QEMU has it")
     machine.add_argument(
         "--drive",
-        metavar="FILE[,format=raw|qcow2][,id=ID][,readonly][,serial=TEXT][,savevm=copy]",
+        metavar="FILE|NBD[,format=raw|qcow2][,id=ID][,readonly][,serial=TEXT][,savevm=copy]",
         action="append",
         default=[],
-        help="a virtio disk; unless given, its format is told by its first bytes and its id is drive0, drive1, …; savevm=copy "
-        "puts a copy of the disk into every snapshot; a comma in a name is written twice",
+        help="a virtio disk: a file, or what an NBD server has at nbd:HOST:PORT/NAME, nbd:unix:PATH:exportname=NAME, "
+        "nbd://HOST:PORT/NAME or nbd+unix:///NAME?socket=PATH; unless given, its format is told by its first bytes and its id "
+        "is drive0, drive1, …; savevm=copy puts a copy of the disk into every snapshot; a comma in a name is written twice",
     )
     machine.add_argument(
         "--share",
@@ -195,7 +196,7 @@ def parse_drive(text: str, index: int) -> DriveConfig:
         raise ConfigError(f"--drive serial {values['serial']!r:.80} must have at most {MAX_SERIAL} ASCII characters")
     if values["savevm"] not in SAVEVM:
         raise ConfigError(f"--drive savevm is {values['savevm']!r:.40}, must be one of {', '.join(SAVEVM)}")
-    return DriveConfig(path=Path(path), readonly=readonly, **values)
+    return DriveConfig(path=path, readonly=readonly, **values)
 
 
 def parse_share(text: str, index: int) -> ShareConfig:

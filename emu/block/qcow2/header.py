@@ -88,7 +88,7 @@ def read_header(file: Storage) -> Header:
 class _Reader:
     def __init__(self, file: Storage) -> None:
         self._file = file
-        self._raw = _read(file, min(file.size, 1 << MAX_CLUSTER_BITS))
+        self._raw = _read(file, min(file.size, 1 << MIN_CLUSTER_BITS))
 
     def _refuse(self, text: str) -> NoReturn:
         raise ImageError(ImageErrorKind.CORRUPT, self._file.path, text)
@@ -103,6 +103,7 @@ class _Reader:
             self._refuse(f"is qcow version {version}, this build knows 2 and 3")
         if not MIN_CLUSTER_BITS <= bits <= MAX_CLUSTER_BITS:
             self._refuse(f"has clusters of 2^{bits} bytes, must be 2^{MIN_CLUSTER_BITS}..2^{MAX_CLUSTER_BITS}")
+        raw = self._raw = _read(self._file, min(self._file.size, 1 << bits))
         incompatible = autoclear = compression = 0
         order, length = 4, _V2.size
         if version == 3:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,9 +17,7 @@ from tests.emu.block.nbd.server import qemu_nbd
 from tests.emu.block.qcow2.tools import check, create, qemu_img
 from tests.live.conftest import DISK_SIZE
 from tests.live.machines import PROMPT, WAIT, EmuProcess, Teller, wait_for
-
-MEMORY = 4  # MiB filled before, checked after
-RECORDS = 20000  # more than any of these tests waits for
+from tests.live.test_handover import MEMORY, RECORDS, stop_journal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +144,7 @@ class Cell:
         self.folder = folder
         self.disks = disks
         self.paused = paused
-        self.far = folder / "far"
+        self.far = Path()  # where the destination listens
         self.leaks = False  # somebody who owned the disks was killed
         self._machines = ExitStack()
 
@@ -174,9 +171,10 @@ class Cell:
             machine.qmp("stop")
         return machine
 
-    def destination(self, fault: tuple[Step, str] | None = None) -> EmuProcess:
+    def destination(self, fault: tuple[Step, str] | None = None, *, name: str = "destination") -> EmuProcess:
         """The machine that waits for it."""
-        machine = self._machine("destination", *self.disks.options, "--incoming", f"unix:{self.far}", fault=fault)
+        self.far = self.folder / f"{name}.in"
+        machine = self._machine(name, *self.disks.options, "--incoming", f"unix:{self.far}", fault=fault)
         wait_for(lambda: self.far.exists() or machine.ended, "the destination listens")
         return machine
 
@@ -206,7 +204,7 @@ class Cell:
             console.send_line("blk read 0")
             console.expect(r"blk sector 0 crc32 \w+ head [0 ]+", WAIT)
         else:
-            self.stop_journal(machine)
+            self.assert_journal_holds(stop_journal(console))
         console.send_line(f"mem check 7 {MEMORY}")
         console.expect("mem ok", WAIT)
         if self.disks.journal is not None:
@@ -215,17 +213,11 @@ class Cell:
             console.expect("journal done", WAIT)
             assert self.disks.read_journal().records == before + 2
 
-    def stop_journal(self, machine: EmuProcess) -> None:
-        """Have the guest end its journal, which holds all that it was told is safe."""
-        machine.console.expect(r"journal \d+\r", WAIT)
-        machine.console.send("\x03")
-        self.assert_journal_holds(machine.console.expect(rf"(?s)(.*){PROMPT}", WAIT).group(1))
-
-    def assert_journal_holds(self, said: str) -> None:
-        """All records that a guest was told are safe, once and in order."""
+    def assert_journal_holds(self, acknowledged: int) -> None:
+        """All records that the guest was told are safe, once and in order."""
         report = self.disks.read_journal()
         assert report.intact, report
-        assert report.records >= max((int(number) for number in re.findall(r"journal (\d+)\r", said)), default=0)
+        assert report.records >= acknowledged
 
     def assert_nobody_owns(self) -> None:
         """The disks are free, and intact."""

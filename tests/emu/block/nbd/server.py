@@ -40,6 +40,7 @@ def running(command: Sequence[object], listens: Callable[[], bool]) -> Iterator[
 
 
 def is_listening(path: Path) -> bool:
+    """A socket has its name a moment before anybody listens there."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
 
@@ -49,7 +50,7 @@ def qemu_nbd(image: Path, at: Path, *options: object, clients: int = 4) -> Itera
     """qemu-nbd with a raw image at a unix socket; yields the drive's path."""
     at.unlink(missing_ok=True)
     command = ("qemu-nbd", "-k", at, "-f", "raw", "-e", clients, "-t", "-x", "disk", "--discard=unmap", *options, image)
-    with running(command, at.exists):
+    with running(command, lambda: is_listening(at)):
         yield f"nbd:unix:{at}:exportname=disk"
 
 

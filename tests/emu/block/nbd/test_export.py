@@ -16,7 +16,17 @@ from emu.block.image import Image, open_image
 from emu.block.nbd.export import NbdExport
 from emu.block.nbd.wire import Command, Export
 from emu.errors import ImageError, ImageErrorKind
-from tests.emu.block.nbd.server import ALL, FakeServer, chunk, needs_nbdkit, needs_qemu_nbd, qemu_nbd, running, simple
+from tests.emu.block.nbd.server import (
+    ALL,
+    FakeServer,
+    chunk,
+    is_listening,
+    needs_nbdkit,
+    needs_qemu_nbd,
+    qemu_nbd,
+    running,
+    simple,
+)
 from tests.emu.block.qcow2.tools import CLEAN, SEED, Model, check, create, needs_qemu_img, qemu_img
 
 Fake = Callable[..., FakeServer]
@@ -83,7 +93,7 @@ def served(kind: str, folder: Path, disk: Path) -> Iterator[str]:
                 "blocksize-error-policy=error",
             )
             command = ("nbdkit", "-f", "-U", folder / "nbd", policy[0], "file", disk, *policy[1:])
-            stack.enter_context(running(command, (folder / "nbd").exists))
+            stack.enter_context(running(command, lambda: is_listening(folder / "nbd")))
             yield f"nbd+unix:///?socket={folder / 'nbd'}"
 
 

@@ -28,6 +28,7 @@ from tests.emu.block.nbd.server import (
     simple,
 )
 from tests.emu.block.qcow2.tools import CLEAN, SEED, Model, check, create, needs_qemu_img, qemu_img
+from tests.live.machines import wait_for
 
 Fake = Callable[..., FakeServer]
 
@@ -182,6 +183,7 @@ def test_an_inactive_export_is_read_and_never_written(fake: Fake) -> None:
     image.flush()
     image.close()
 
+    wait_for(lambda: server.commands[-1] is Command.DISC, "the goodbye is heard")
     assert set(server.commands) == {Command.READ, Command.DISC}
 
 
@@ -195,6 +197,7 @@ def test_letting_go_flushes_then_disconnects_and_writes_no_more(fake: Fake) -> N
     image.inactivate()
     image.close()
 
+    wait_for(lambda: Command.DISC in server.commands, "the goodbye is heard")
     assert server.commands == [Command.FLUSH, Command.DISC]
 
 

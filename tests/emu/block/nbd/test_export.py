@@ -352,7 +352,7 @@ def test_requests_of_several_threads_are_under_way_at_once_and_answered_in_any_o
 
 def test_a_silent_server_fails_every_thread_that_waits(fake: Fake) -> None:
     server = fake(says=lambda *_: b"")
-    storage = NbdExport(server.uri, read_only=True, patience=0.2)
+    storage = NbdExport(server.uri, read_only=True, patience=0.5)
     errors: list[str] = []
 
     def try_read() -> None:

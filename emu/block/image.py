@@ -7,7 +7,6 @@ from typing import Protocol
 
 from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
 from emu.block.nbd.address import is_address
-from emu.block.nbd.export import NbdExport
 from emu.block.probe import probe
 from emu.block.qcow2.image import Qcow2Image
 from emu.block.raw import RawImage
@@ -86,7 +85,7 @@ def open_image(path: str, format: str, *, read_only: bool, active: bool) -> Imag
     """
     if format and format not in FORMATS:
         raise ConfigError(f"{path}: image format {format!r} is unknown, known are {', '.join(FORMATS)}")
-    file: Storage = (NbdExport if is_address(path) else ImageFile)(path, read_only=read_only)
+    file = _open_storage(path, read_only=read_only)
     try:
         image = FORMATS[format](file) if format else _open_probed(file)
     except BaseException:
@@ -99,6 +98,14 @@ def open_image(path: str, format: str, *, read_only: bool, active: bool) -> Imag
             image.close()
             raise
     return image
+
+
+def _open_storage(path: str, *, read_only: bool) -> Storage:
+    if is_address(path):
+        from emu.block.nbd.export import NbdExport  # a machine without one starts sooner
+
+        return NbdExport(path, read_only=read_only)
+    return ImageFile(path, read_only=read_only)
 
 
 def _open_probed(file: Storage) -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from images.journal import read_journal
 from tests.emu.block.nbd.server import needs_qemu_nbd, qemu_nbd
-from tests.live.machines import PROMPT, WAIT, EmuProcess
+from tests.live.machines import PROMPT, WAIT, EmuProcess, wait_for
 from tests.live.test_handover import RECORDS, stop_journal
 
 pytestmark = needs_qemu_nbd
@@ -26,31 +27,25 @@ def begin(folder: Path, name: str, *options: str) -> EmuProcess:
     return EmuProcess(folder, name, "riscv64-tiny", "--memory", "16M", *options)
 
 
-def test_a_guest_on_an_nbd_disk_moves_to_and_fro_with_its_journal(export: str, disk: Path, tmp_path: Path) -> None:
-    drive = ("--drive", f"{export},format=raw")
-    here = begin(tmp_path, "m0", *drive)
-    machines = [here]
-    try:
-        here.console.expect(PROMPT, WAIT)
-        here.console.send_line(f"blk journal {RECORDS}")
-        for number in (1, 2):
-            here.console.expect(r"journal \d+\r", WAIT)
-            there = begin(tmp_path, f"m{number}", *drive, "--incoming", f"unix:{tmp_path / f'far{number}'}")
-            machines.append(there)
-            there.wait_status("inmigrate")
-            answer = here.migrate(f"unix:{tmp_path / f'far{number}'}")
-            assert answer["status"] == "completed", answer
-            assert "NBD has no locks" in here.errors
-            here.qmp("quit")
-            here.wait_exit()
-            here = there
-        acknowledged = stop_journal(here.console)
+def test_a_guest_on_an_nbd_disk_moves_with_its_journal(export: str, disk: Path, tmp_path: Path) -> None:
+    drive, far = ("--drive", f"{export},format=raw"), tmp_path / "far"
+    with contextlib.ExitStack() as machines:
+        source = machines.enter_context(contextlib.closing(begin(tmp_path, "source", *drive)))
+        destination = machines.enter_context(
+            contextlib.closing(begin(tmp_path, "destination", *drive, "--incoming", f"unix:{far}"))
+        )
+        source.console.expect(PROMPT, WAIT)
+        source.console.send_line(f"blk journal {RECORDS}")
+        source.console.expect(r"journal 3\r", WAIT)
+        wait_for(far.exists, "the destination listens")
+
+        assert source.migrate(f"unix:{far}")["status"] == "completed"
+
+        assert "NBD has no locks" in source.errors
+        acknowledged = stop_journal(destination.console)
         report = read_journal(disk)
         assert report.intact, report
         assert report.records >= acknowledged
-    finally:
-        for machine in machines:
-            machine.close()
 
 
 def test_a_guest_is_told_of_a_server_that_is_gone_and_goes_on_with_the_next(disk: Path, tmp_path: Path) -> None:

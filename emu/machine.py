@@ -204,7 +204,9 @@ class Machine:
             raise MigrationError(f"the guest cannot be {what} while a migration is under way")
 
     def close(self) -> None:
-        """End the threads and give everything back; the guest is gone."""
+        """End the threads and give everything back; the guest is gone. Harmless when done already."""
+        if self._vcpu.closed:
+            return
         self.migrations.cancel()
         self.migrations.wait_over(timeout=10)
         self._vcpu.call(self._pause_and_drain)

@@ -16,7 +16,7 @@ QEMU_DEFAULT_BANDWIDTH = 128 << 20  # bytes a second: QEMU's max-bandwidth unles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """A guest as every contender runs it: one vCPU, a serial console, at most one virtio-blk disk (write-back cache)."""
+    """A guest as every contender runs it: one vCPU, a serial console, at most one virtio-blk disk (write-back), one share."""
 
     kernel: Path
     initrd: Path
@@ -25,6 +25,7 @@ class Guest:
     disk: Path | None = None
     disk_format: str = "raw"
     snapshots: bool = False  # savevm shall save the disk too
+    share: Path | None = None  # a directory, to be mounted by the tag host0
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -46,6 +46,8 @@ def arguments(guest: Guest) -> list[str]:
     if guest.disk is not None:
         copy = ",savevm=copy" if guest.snapshots and guest.disk_format == "raw" else ""
         command += ["--drive", f"{guest.disk},id=disk,format={guest.disk_format}{copy}"]
+    if guest.share is not None:
+        command += ["--share", str(guest.share)]
     return command
 
 

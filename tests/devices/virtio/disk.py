@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from devices.virtio.blk import HEADER, SECTOR, VirtioBlk
+from devices.virtio.blk import VirtioBlk
+from devices.virtio.blkrequest import HEADER, SECTOR
 from devices.virtio.device import RING_EVENT_IDX
 from devices.virtio.mmio import Reg
 from devices.virtio.workers import Executor

@@ -14,7 +14,8 @@ from enum import IntEnum
 
 from devices.virtio.queue import Chain, split
 from emu.block.image import Image
-from emu.errors import GuestError
+from emu.errors import GuestError, ImageError
+from emu.ioerror import Operation
 
 SECTOR = 512
 SERIAL_BYTES = 20  # 5.2.6
@@ -69,12 +70,22 @@ class RequestError(Exception):
 
 @dataclass(slots=True)
 class Request:
-    """One request under way. `work` runs on a worker and returns the bytes it put into the chain's writable part."""
+    """One request under way. `work` runs on a worker and returns the bytes it put into the chain's writable part.
+
+    Either it is finished, or `error` is why the host could not carry it out.
+    """
 
     chain: Chain
+    position: int  # of the chain in the available ring, modulo 2^16
     work: Callable[[], int]
     status_byte: memoryview
     written: int = 0
+    error: ImageError | None = None
+
+    @property
+    def operation(self) -> Operation:
+        """For those who are told of an error."""
+        return Operation.READ if isinstance(self.work, Read) else Operation.WRITE
 
     def finish(self, status: BlkStatus, written: int = 0) -> None:
         """Put the status behind the `written` bytes of data."""
@@ -123,8 +134,10 @@ class RequestParser:
         self._image = image
         self._serial = serial.encode()[:SERIAL_BYTES].ljust(SERIAL_BYTES, b"\0")
 
-    def parse(self, chain: Chain, *, features: int, writethrough: bool) -> Request:
-        """Make a request of a chain; `writethrough` has what it writes on disk when it is done.
+    def parse(self, chain: Chain, position: int, *, features: int, writethrough: bool) -> Request:
+        """Make a request of the chain at `position` of the available ring.
+
+        `writethrough` has what it writes on disk when it is done.
 
         One without room for the status cannot be answered, which is a GuestError.
         """
@@ -137,7 +150,7 @@ class RequestParser:
             work = self._work_of(b"".join(header), payload, data, features, writethrough)
         except RequestError as exc:
             work = _refuse(exc)
-        return Request(chain, work, status_byte[0])
+        return Request(chain, position, work, status_byte[0])
 
     def _work_of(
         self, header: bytes, payload: list[memoryview], data: list[memoryview], features: int, writethrough: bool

@@ -113,6 +113,7 @@ def test_a_bundled_guest_brings_its_kernel_and_memory() -> None:
         ("a.img,readonly", DriveConfig(path=Path("a.img"), id="drive0", readonly=True)),
         ("a.img,readonly=off", DriveConfig(path=Path("a.img"), id="drive0")),
         ("a.img,id=root,serial=S1", DriveConfig(path=Path("a.img"), id="root", serial="S1")),
+        ("a.img,werror=stop,rerror=ignore", DriveConfig(path=Path("a.img"), id="drive0", werror="stop", rerror="ignore")),
         ("a,,b.img,format=raw", DriveConfig(path=Path("a,b.img"), format="raw", id="drive0")),
     ],
 )
@@ -165,6 +166,8 @@ def test_drives_are_numbered_in_order() -> None:
         (("--drive", ""), "names no file"),
         (("--drive", "a.img,cache=none"), "'cache=none' is unknown"),
         (("--drive", "a.img,readonly=maybe"), "'readonly=maybe' is unknown"),
+        (("--drive", "a.img,werror=retry"), "--drive werror is 'retry', must be one of enospc, stop, report, ignore"),
+        (("--drive", "a.img,rerror=enospc"), "--drive rerror is 'enospc', must be one of stop, report, ignore"),
         (("--drive", "a.img,id=1"), "--drive id '1' must be a letter"),
         (("--drive", f"a.img,serial={'s' * 21}"), "at most 20 ASCII characters"),
         (("--drive", "a.img", "--drive", "b.img,id=drive0"), "drive id 'drive0' is given 2 times"),

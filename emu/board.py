@@ -73,6 +73,9 @@ class Board(Protocol):
     def dirty_log(self, block: RamBlock) -> DirtyLog:
         """A new dirty log for one of `rams`."""
 
+    def busy(self, within: float) -> Sequence[str]:
+        """Wait up to `within` seconds for what the host has to do: the devices with requests it is still not done with."""
+
     def drain(self) -> None:
         """Return when no request is in flight; called on the vCPU thread with the guest stopped."""
 

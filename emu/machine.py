@@ -36,6 +36,7 @@ from migration.status import Status
 from migration.vmstate import State, Wire
 
 T = TypeVar("T")
+HOST_WITHIN = 10.0  # seconds for the requests of a guest that is to be held; it stands still for as long
 BuildBoard = Callable[[Wiring], Board]
 
 log = logging.getLogger(__name__)
@@ -272,6 +273,9 @@ class Machine:
         self.board.drain()
 
     def _pause_unless_blocked(self) -> None:
+        if busy := self.board.busy(HOST_WITHIN):
+            text = f"the host has not carried out what it was asked by {', '.join(busy)} within {HOST_WITHIN:.0f} s"
+            raise MigrationError(f"the guest can be neither saved nor moved: {text}")
         self.board.drain()  # the last request may be the one that blocks
         if reasons := self.blocked_reasons():
             raise MigrationError("the guest can be neither saved nor moved: " + " ".join(reasons))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -176,6 +177,11 @@ class BaseBoard:
     def dirty_log(self, block: RamBlock) -> DirtyLog:
         """A new dirty log for one of `rams`."""
         return open_dirty_log(next(ram for ram in self.rams if ram is block))
+
+    def busy(self, within: float) -> Sequence[str]:
+        """Wait up to `within` seconds for what the host has to do: the devices with requests it is still not done with."""
+        give_up_at = time.monotonic() + within
+        return [device.name for device in self._virtio if not device.quiet(max(0.0, give_up_at - time.monotonic()))]
 
     def drain(self) -> None:
         """Return when no request is in flight."""

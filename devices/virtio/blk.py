@@ -239,6 +239,10 @@ class VirtioBlk(VirtioDevice):
             return IoStatus.OK
         return IoStatus.NOSPACE if any(request.no_space for request in failed) else IoStatus.FAILED
 
+    def quiet(self, within: float) -> bool:
+        """Wait up to `within` seconds for the host to be done with every request: whether it is."""
+        return self._workers.quiet(within)
+
     def drain(self) -> None:
         """Return when no request is in flight but what failed, and the driver's rings show it."""
         self._workers.drain()

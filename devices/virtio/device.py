@@ -139,6 +139,10 @@ class VirtioDevice(Device[VirtioState], ABC):
     def queue_notified(self, index: int) -> None:
         """The driver made chains available in a ready queue; GuestError breaks the device until it is reset."""
 
+    def quiet(self, within: float) -> bool:  # noqa: ARG002 - a device with workers waits for them
+        """Wait up to `within` seconds for the host to be done with every request: whether it is, and `drain` need not wait."""
+        return True
+
     def drain(self) -> None:
         """Return when no chain is in flight. Called with the vCPU stopped, before images are let go and state is saved."""
 

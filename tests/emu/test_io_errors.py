@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +41,7 @@ class Host:
         self.gate = threading.Event()
         self.gate.set()
         self.waits = threading.Event()
+        self.done: list[int] = []  # offsets of writes
         self._pwritev = os.pwritev
         monkeypatch.setattr(os, "pwritev", self._write)
 
@@ -53,6 +54,7 @@ class Host:
             self.fails = 0 if self.times == 0 else code
             raise OSError(code, os.strerror(code))
         self.after -= self.after > 0
+        self.done.append(offset)
         return self._pwritev(fd, buffers, offset)
 
 
@@ -195,17 +197,18 @@ def test_a_paused_guest_is_moved_with_what_waits(start: Start, host: Host, disk:
 
     assert states == (RunState.POSTMIGRATE, RunState.IO_ERROR, IoStatus.NOSPACE)
     assert_whole(disk)
+    assert sorted(set(host.done)) == sorted(host.done)
 
 
 def drain_fails(side: Side, host: Host, hold: Callable[[], object]) -> threading.Thread:
     """Have `hold` called while a write is under way that fails, once, when the guest stands still already."""
-    drain, draining = side.machine.board.drain, threading.Event()
+    busy, draining = side.machine.board.busy, threading.Event()
 
-    def notice() -> None:
+    def notice(within: float) -> Sequence[str]:
         draining.set()
-        drain()
+        return busy(within)
 
-    side.machine.board.drain = notice  # type: ignore[method-assign]  # as seen from outside
+    side.machine.board.busy = notice  # type: ignore[method-assign]  # as seen from outside
     host.gate.clear()
     side.type("blk journal 6")
     assert host.waits.wait(WAIT)
@@ -242,6 +245,30 @@ def test_a_request_that_fails_as_the_guest_is_held_is_carried_out_at_the_end_of_
 
     assert held == (RunState.SAVE_VM, IoStatus.FAILED, 0)
     assert_whole(disk)
+
+
+def test_a_host_that_does_not_answer_fails_the_move_and_nothing_else(
+    start: Start, host: Host, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emu.machine.HOST_WITHIN", 0.05)
+    here, there, later = start(), start(incoming=True), start(incoming=True)
+    host.gate.clear()
+    here.type("blk journal 6")
+    assert host.waits.wait(WAIT)
+
+    failed = here.move(there, tmp_path)
+    error, state = here.machine.migrations.error, here.machine.state
+    host.gate.set()
+    here.prints("journal done 6")
+    moved = here.move(later, tmp_path)
+
+    assert (failed, state) == (Status.FAILED, RunState.RUNNING)
+    assert error == (
+        "the guest can be neither saved nor moved: the host has not carried out what it was asked by virtio-blk:disk within 0 s"
+    )
+    assert moved is Status.COMPLETED
+    assert_whole(disk)
+    assert sorted(set(host.done)) == sorted(host.done)
 
 
 def test_a_request_that_fails_while_the_guest_is_paused_leaves_it_so(start: Start, host: Host, disk: Path) -> None:

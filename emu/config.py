@@ -48,6 +48,7 @@ class DriveConfig:
     format: str = ""  # a key of FORMATS (emu/block/image.py); empty to go by the file's magic
     id: str
     readonly: bool = False
+    locking: bool = True  # else nothing keeps other processes away from the image
     serial: str = ""
     savevm: str = "inside"  # a key of SAVEVM
     werror: str = "enospc"  # a key of WERROR

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 from emu.block.image import Image, open_image
 from emu.config import DriveConfig
 from migration.vmstate import Wire
+
+log = logging.getLogger(__name__)
 
 Drives = Sequence[tuple[DriveConfig, Image]]
 
@@ -16,7 +19,9 @@ def open_drives(drives: Sequence[DriveConfig], *, active: bool, undo: ExitStack)
     """Open the image of each; `undo` closes them, those that were opened before an error too."""
     opened = []
     for drive in drives:
-        image = open_image(str(drive.path), drive.format, read_only=drive.readonly, active=active)
+        if not drive.locking:
+            log.warning("drive %s: %s is not locked, nothing keeps two guests from destroying it", drive.id, drive.path)
+        image = open_image(str(drive.path), drive.format, read_only=drive.readonly, active=active, locking=drive.locking)
         undo.callback(image.close)
         opened.append((drive, image))
     return opened

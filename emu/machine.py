@@ -37,6 +37,7 @@ from migration.vmstate import State, Wire
 
 T = TypeVar("T")
 HOST_WITHIN = 10.0  # seconds for the requests of a guest that is to be held; it stands still for as long
+WAITS = "the guest is paused: 'cont' carries out again what failed on its disks"
 BuildBoard = Callable[[Wiring], Board]
 
 log = logging.getLogger(__name__)
@@ -257,7 +258,7 @@ class Machine:
         self._vcpu.pause()
         self._go(RunState.IO_ERROR)
         self.events.emit("STOP")
-        log.warning("the guest is paused: 'cont' carries out again what failed")
+        log.warning(WAITS)
 
     def _crashed(self, exc: Exception) -> None:
         log.error("the guest stopped", exc_info=exc)
@@ -390,6 +391,8 @@ class Machine:
                 self._run()
             else:
                 self._go(self._stopped())
+                if self._state is RunState.IO_ERROR:
+                    log.warning(WAITS)
 
     def _stopped(self) -> RunState:
         """The state of a guest that came in, or was held, and does not run."""

@@ -13,7 +13,8 @@ from emu.errors import EmuError
 from images.linux import LinuxImage, fetch
 from tests.emu.block.qcow2.tools import CLEAN, check, create, needs_qemu_img, qemu_img
 from tests.live import test_linux
-from tests.live.linux import LinuxGuest, check_ext4, unpack_ext4
+from tests.live.linux import SHELL, LinuxGuest, check_ext4, unpack_ext4
+from tests.live.test_io_errors import limit_file_size
 from tests.live.test_journeys import SEED
 from tests.live.test_linux import DISK, LONG, TIMEOUT, StartLinux
 
@@ -95,6 +96,32 @@ def loaded_guest_travels(start: StartLinux, base: Path, folder: Path, *, moves: 
 
 def test_a_guest_under_load_moves_five_times_with_its_qcow2_disk(start: StartLinux, ext4: Path, tmp_path: Path) -> None:
     loaded_guest_travels(start, ext4, tmp_path, moves=5)
+
+
+def test_a_guest_whose_disk_fails_notices_nothing_and_moves(start: StartLinux, ext4: Path, tmp_path: Path) -> None:
+    disk = create(tmp_path / "disk.qcow2", DISK, backing=ext4, backing_format="raw")
+    drive = ("--drive", f"{disk},werror=stop")
+    here = start("here", *drive).boot()
+    here.run("mount -t ext4 /dev/vda /mnt")
+    limit_file_size(here, disk.stat().st_size + (4 << 20))
+    here.console.send_line("dd if=/dev/urandom of=/mnt/big bs=64k count=256; sync; md5sum </mnt/big")
+    here.wait_status("io-error")
+    there = start("there", *drive, "--incoming", "defer")
+
+    here.move(there, "unix")
+    arrived = there.status
+    there.qmp("cont")
+    written = there.console.expect(r"([0-9a-f]{32}  -)\r?\n", LONG)[1]
+    there.console.expect(SHELL, LONG)
+    read_back = there.run("echo 3 >/proc/sys/vm/drop_caches; md5sum </mnt/big", LONG).strip()
+    there.run("umount /mnt")
+
+    assert arrived == "io-error"
+    assert read_back == written
+    assert there.power_off() == 0
+    assert check(disk) == CLEAN
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", disk, tmp_path / "raw")
+    check_ext4(tmp_path / "raw")
 
 
 @pytest.mark.soak

@@ -76,14 +76,23 @@ FORMATS: dict[str, Callable[[ImageFile], Image]] = {
 }
 
 
-def open_image(path: str, format: str, *, read_only: bool, active: bool) -> Image:  # noqa: A002 - the drive option's name
+def open_image(
+    path: str,
+    format: str,  # noqa: A002 - the drive option's name
+    *,
+    read_only: bool,
+    active: bool,
+    locking: bool = True,
+) -> Image:
     """Open an existing image; with `active` own it at once, as a guest that starts here does.
+
+    Without `locking` neither the image nor what is behind it is ever locked.
 
     An empty `format` leaves it to the file's magic; a raw image then cannot be given one (probe.py).
     """
     if format and format not in FORMATS:
         raise ConfigError(f"{path}: image format {format!r} is unknown, known are {', '.join(FORMATS)}")
-    file = ImageFile(path, read_only=read_only)
+    file = ImageFile(path, read_only=read_only, locking=locking)
     try:
         image = FORMATS[format](file) if format else _open_probed(file)
     except BaseException:

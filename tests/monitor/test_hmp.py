@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from emu.errors import MigrationError
+from emu.ioerror import IoStatus
 from emu.monitor.command import Context
 from emu.monitor.hmp import complete, run_line
 from emu.monitor.text import show_snapshots
@@ -87,6 +88,12 @@ def test_info_block_shows_file_format_and_ownership(run: Run, machine: FakeMachi
 
     assert owned == f"drive0: {tmp_path}/disk.raw (raw)\n    Cache mode:       writeback"
     assert let_go == f"drive0: {tmp_path}/disk.raw (raw, inactive)\n    Cache mode:       writeback"
+
+
+def test_info_block_shows_that_requests_failed(run: Run, machine: FakeMachine) -> None:
+    machine.io_statuses["drive0"] = IoStatus.FAILED
+
+    assert run("info block").endswith("writeback\n    I/O status:       failed")
 
 
 def test_info_registers_shows_four_to_a_line(run: Run) -> None:

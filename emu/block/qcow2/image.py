@@ -97,7 +97,7 @@ class Qcow2Image:
             self._backing.close()
             self._backing = None
         if header.backing:
-            self._backing = _open_behind(self.path, header.backing, header.backing_format, self._chain)
+            self._backing = _open_behind(self._file, header.backing, header.backing_format, self._chain)
 
     def activate(self, *, expect_unchanged: bool = False) -> None:
         """Own the image: what is behind it first."""
@@ -319,8 +319,9 @@ class Qcow2Image:
         return offset >> bits, (offset + max(length, 1) - 1) >> bits
 
 
-def _open_behind(path: str, name: str, format: str, chain: tuple[tuple[int, int], ...]) -> RawImage | Qcow2Image:  # noqa: A002
-    """Open the backing file `name` of the image at `path`."""
+def _open_behind(above: ImageFile, name: str, format: str, chain: tuple[tuple[int, int], ...]) -> RawImage | Qcow2Image:  # noqa: A002
+    """Open the backing file `name` of the image `above`, to be locked if that is."""
+    path = above.path
     name = name.removeprefix("file:")
     if ":" in name.split("/")[0]:
         raise ImageError(
@@ -330,7 +331,7 @@ def _open_behind(path: str, name: str, format: str, chain: tuple[tuple[int, int]
         raise ImageError(ImageErrorKind.CORRUPT, path, f"has a backing file of format {format!r}, known are raw and qcow2")
     if len(chain) > MAX_CHAIN:
         raise ImageError(ImageErrorKind.CORRUPT, path, f"has more than {MAX_CHAIN} images behind each other")
-    file = ImageFile(str(Path(path).parent / name), read_only=True)
+    file = ImageFile(str(Path(path).parent / name), read_only=True, locking=above.locking)
     try:
         if file.identity in chain:
             text = f"has itself behind it, as {name!r}"

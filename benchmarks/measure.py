@@ -20,7 +20,7 @@ from typing import Self, TypeAlias
 from benchmarks.contender import QEMU_DEFAULT_BANDWIDTH, UNLIMITED, Contender, Entrant, Guest, Migration
 from benchmarks.serial import CHUNK, ConsoleError
 from images.apt import LOCAL_SECONDS, run
-from images.linux import fetch, make_ext4
+from images.linux import Entry, cpio, fetch, make_ext4
 
 REPEATS = 3
 MIB = 1 << 20
@@ -198,23 +198,64 @@ def _snapshot(entrant: Entrant, guest: Guest, disk_format: str, *, fill_mib: int
             return Sample(tuple(Figure(name, value * 1e3, "ms") for name, value in figures), checks)
 
 
-def throughput(entrant: Entrant, guest: Guest, *, requests: tuple[int, int]) -> Sample:
-    """Write, then read a raw disk with requests of one size (bytes, MiB moved).
-
-    As the guest's `dd` with O_DIRECT sees it: 10^6 bytes a second, the disk's file in the host's page cache.
-    """
+def throughput(entrant: Entrant, guest: Guest, *, requests: tuple[int, int], disk_format: str = "raw") -> Sample:
+    """Write, then read a disk from its start on with requests of one size (bytes, MiB moved), as the guest's `dd` sees it."""
     size, mib = requests
     blocks = f"bs={size} count={mib * MIB // size}"
+    return _throughput(
+        replace(guest, disk_format=disk_format),
+        entrant,
+        mib,
+        write=f"dd if=/dev/zero of=/dev/vda {blocks} oflag=direct 2>/dev/null",
+        read=f"dd if=/dev/vda of=/dev/null {blocks} iflag=direct 2>/dev/null",
+    )
+
+
+def random_throughput(entrant: Entrant, guest: Guest, *, disk_format: str = "raw") -> Sample:
+    """Write, then read 4 KiB at a time at random places of a disk, one request after the other (random_io.c)."""
+    size, mib = SMALL_REQUESTS
+    count = mib * MIB // size
     with tempfile.TemporaryDirectory(prefix="emu-bench-") as directory:
-        disk = Path(directory, "disk.img")
-        with disk.open("wb") as file:
-            file.truncate(DISK_MIB * MIB)
+        initrd = Path(directory, "initrd")
+        initrd.write_bytes(guest.initrd.read_bytes() + cpio([Entry("bin/random-io", 0o100755, _random_io(Path(directory)))]))
+        return _throughput(
+            replace(guest, disk_format=disk_format, initrd=initrd),
+            entrant,
+            mib,
+            write=f"random-io w /dev/vda {DISK_MIB} {count}",
+            read=f"random-io r /dev/vda {DISK_MIB} {count}",
+        )
+
+
+def _random_io(directory: Path) -> bytes:
+    """The program, made with Debian's cross compiler."""
+    program, source = directory / "random-io", Path(__file__).with_name("random_io.c")
+    flags = (
+        "-Os",
+        "-march=rv64ima_zifencei",
+        "-mabi=lp64",
+        "-ffreestanding",
+        "-static",
+        "-no-pie",
+        "-nostdlib",
+        "-Wl,--no-relax",
+    )
+    run(["riscv64-linux-gnu-gcc", *flags, str(source), "-o", str(program)], LOCAL_SECONDS)
+    return program.read_bytes()
+
+
+def _throughput(guest: Guest, entrant: Entrant, mib: int, *, write: str, read: str) -> Sample:
+    """10^6 bytes a second of two commands, O_DIRECT in the guest, the disk's file allocated and in the host's page cache."""
+    with tempfile.TemporaryDirectory(prefix="emu-bench-") as directory:
+        disk = Path(directory, "disk")
+        run(["qemu-img", "create", "-q", "-f", guest.disk_format, str(disk), f"{DISK_MIB}M"], LOCAL_SECONDS)
         with running(entrant, replace(guest, disk=disk)) as machine:
             _dd(machine, f"if=/dev/zero of=/dev/vda bs=1M count={DISK_MIB} oflag=direct")  # allocate
-            write = _seconds(lambda: _dd(machine, f"if=/dev/zero of=/dev/vda {blocks} oflag=direct"))
-            read = _seconds(lambda: _dd(machine, f"if=/dev/vda of=/dev/null {blocks} iflag=direct"))
-            rates = (("write", mib * MIB / write / 1e6), ("read", mib * MIB / read / 1e6))
-            return Sample(tuple(Figure(name, rate, "MB/s") for name, rate in rates))
+            seconds = {
+                name: _seconds(partial(machine.console.run, command, BOOT_SECONDS))
+                for name, command in (("write", write), ("read", read))
+            }
+            return Sample(tuple(Figure(name, mib * MIB / taken / 1e6, "MB/s") for name, taken in seconds.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +279,9 @@ MEASUREMENTS: dict[str, Measurement] = {
     "snapshot-inside": Measurement(f"snapshot inside qcow2, {FILLED_MIB} MiB of RAM filled", snapshot_inside),
     "disk-4k": Measurement("virtio-blk, 4 KiB", partial(throughput, requests=SMALL_REQUESTS)),
     "disk-1m": Measurement("virtio-blk, 1 MiB", partial(throughput, requests=LARGE_REQUESTS)),
+    "disk-1m-qcow2": Measurement("virtio-blk, 1 MiB, qcow2", partial(throughput, requests=LARGE_REQUESTS, disk_format="qcow2")),
+    "disk-random": Measurement("virtio-blk, 4 KiB at random", random_throughput),
+    "disk-random-qcow2": Measurement("virtio-blk, 4 KiB at random, qcow2", partial(random_throughput, disk_format="qcow2")),
 }
 
 

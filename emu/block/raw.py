@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
+from emu.block.file import ReadBuffers, WriteBuffers
 from emu.block.probe import MAGIC_BYTES, MAGICS
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 
@@ -14,7 +15,7 @@ class RawImage:
 
     format = "raw"
 
-    def __init__(self, file: ImageFile, *, guessed: bool = False) -> None:
+    def __init__(self, file: Storage, *, guessed: bool = False) -> None:
         """`guessed`: nobody said that it is raw, so its guest must not make it look like something else (probe.py)."""
         self._file = file
         self._guessed = guessed

@@ -212,9 +212,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "savevm": Command(
         run=snapshots.savevm,
-        parameters=(_SAVED_TAG,),
+        parameters=(Parameter("tag", required=False, suggest=snapshots.snapshot_tags),),
         qmp=False,
-        hmp=Hmp(name="savevm", help="save a VM snapshot; one of the same tag is replaced", words=("tag",)),
+        hmp=Hmp(
+            name="savevm",
+            help="save a VM snapshot, as vm-YYYYMMDDHHMMSS unless named; replaces its namesake",
+            words=("tag",),
+        ),
     ),
     "loadvm": Command(
         run=snapshots.loadvm,

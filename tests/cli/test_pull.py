@@ -104,7 +104,7 @@ def test_a_guest_with_an_unusable_disk_stays_where_it_is(box: EmuProcess, disk: 
 CONFIG = MachineConfig(
     target="riscv64",
     kernel=Path("/boot/Image"),
-    drives=(DriveConfig(path=Path("/a.img"), id="a", readonly=True), DriveConfig(path=Path("/b.img"), id="b")),
+    drives=(DriveConfig(path="/a.img", id="a", readonly=True), DriveConfig(path="/b.img", id="b")),
     shares=(ShareConfig(path=Path("/c"), tag="host0", readonly=True, security="mapped"),),
     snapshots=Path("/snapshots"),
 )
@@ -138,3 +138,8 @@ def test_another_versions_configuration_is_told(change: dict[str, Wire], told: s
 def test_what_is_no_configuration_is_told() -> None:
     with pytest.raises(MigrationError, match=r"machine is \[\]"):
         read_configuration([])
+
+
+def test_a_drive_is_found_from_any_working_directory() -> None:
+    assert DriveConfig(path="disk.img", id="a").absolute().path == str(Path.cwd() / "disk.img")
+    assert DriveConfig(path="nbd://host/disk", id="a").absolute().path == "nbd://host/disk"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -155,8 +156,8 @@ def test_quit_ends_the_process_and_tells_whether_the_guest_is_elsewhere(
         ("foo", "Error: unknown command 'foo', 'help' lists the commands"),
         ("info foo", "Error: unknown command 'info foo', 'help' lists the commands"),
         ("help foo", "Error: unknown command 'foo', 'help' lists the commands"),
-        ("savevm", "Error: tag is missing, usage: savevm tag"),
-        ("savevm a b", "Error: extraneous characters at the end of line, usage: savevm tag"),
+        ("loadvm", "Error: tag is missing, usage: loadvm tag"),
+        ("savevm a b", "Error: extraneous characters at the end of line, usage: savevm [tag]"),
         ("stop now", "Error: extraneous characters at the end of line, usage: stop|s"),
         ("migrate", "Error: uri is missing, usage: migrate [-d] uri"),
         ("migrate -d", "Error: uri is missing, usage: migrate [-d] uri"),
@@ -194,6 +195,12 @@ def test_a_command_that_fails_is_one_line_without_a_traceback(
 def test_a_capability_is_set_and_shown(run: Run) -> None:
     assert run("migrate_set_capability pause-before-switchover on") == ""
     assert run("info migrate_capabilities").splitlines()[2] == "pause-before-switchover: on"
+
+
+def test_a_snapshot_without_a_tag_has_the_time_of_day_as_its_name(run: Run, ctx: Context) -> None:
+    assert run("savevm") == ""
+    (saved,) = ctx.machine.snapshots.list()
+    assert re.fullmatch(r"vm-20\d{12}", saved.tag)
 
 
 def test_bandwidth_without_a_unit_is_mib_as_in_qemu(run: Run, machine: FakeMachine) -> None:

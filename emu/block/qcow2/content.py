@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from emu.block.file import ImageFile, ReadBuffers
+from emu.block.file import ReadBuffers
 from emu.block.qcow2.compressed import DecompressError, decompress
 from emu.block.qcow2.metadata import Kind, Metadata, Run
 from emu.block.qcow2.tables import Words
 from emu.block.qcow2.vectors import ZEROES, Vectors, fill, fill_zero
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 KEPT_UNPACKED = 1 << 20  # bytes of decompressed clusters kept, one cluster at least
@@ -37,7 +38,7 @@ class Behind(Source, Protocol):
 class Content:
     """All of an image's disk, or of what an L1 table of a snapshot refers to."""
 
-    def __init__(self, file: ImageFile, backing: Behind | None, *, l1: Words | None = None) -> None:
+    def __init__(self, file: Storage, backing: Behind | None, *, l1: Words | None = None) -> None:
         """With `l1`, which is a snapshot's, it can only be read."""
         self._file = file
         self._backing = backing

@@ -21,13 +21,14 @@ from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
 from emu.block.probe import probe
 from emu.block.qcow2.content import Content
 from emu.block.qcow2.header import CORRUPT, Header, read_header
-from emu.block.qcow2.requests import Requests
 from emu.block.qcow2.snapshots import Snapshots
 from emu.block.qcow2.snapshottable import About, Snapshot, read_snapshots
 from emu.block.qcow2.state import SavedState, StateWriter
 from emu.block.qcow2.tables import Words
 from emu.block.qcow2.vectors import Vectors
 from emu.block.raw import RawImage
+from emu.block.requests import Requests
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 MAX_CHAIN = 64  # images behind each other
@@ -48,7 +49,7 @@ class Qcow2Image:
 
     format = "qcow2"
 
-    def __init__(self, file: ImageFile, *, above: tuple[tuple[int, int], ...] = ()) -> None:
+    def __init__(self, file: Storage, *, above: tuple[tuple[int, int], ...] = ()) -> None:
         """`above` are the identities of the images that this one is behind."""
         self._file = file
         self._chain = (*above, file.identity)
@@ -319,7 +320,7 @@ class Qcow2Image:
         return offset >> bits, (offset + max(length, 1) - 1) >> bits
 
 
-def _open_behind(above: ImageFile, name: str, format: str, chain: tuple[tuple[int, int], ...]) -> RawImage | Qcow2Image:  # noqa: A002
+def _open_behind(above: Storage, name: str, format: str, chain: tuple[tuple[int, int], ...]) -> RawImage | Qcow2Image:  # noqa: A002
     """Open the backing file `name` of the image `above`, to be locked if that is."""
     path = above.path
     name = name.removeprefix("file:")

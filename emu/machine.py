@@ -14,6 +14,7 @@ from typing import Never, TypeVar, cast
 
 from emu.block.copy import DiskCopy
 from emu.block.image import Image, open_image
+from emu.block.moved import MovedDisk
 from emu.block.set import ImageSet
 from emu.board import Board, Wiring
 from emu.chardev import Chardev
@@ -29,7 +30,7 @@ from emu.snapshots import place_of_snapshots, unsavable_reasons
 from emu.vcpu import Vcpu
 from migration.blockers import Blockers
 from migration.manager import Migrations
-from migration.protocols import DirtyLog, Pause, RamBlock, Savable, StepHook, no_hook
+from migration.protocols import BLOCK, DirtyLog, Pause, RamBlock, Savable, StepHook, no_hook
 from migration.snapshot import SAVE, SaveOptions, SaveReport
 from migration.status import Status
 from migration.vmstate import State, Wire
@@ -122,6 +123,10 @@ class Machine:
                 raise MigrationError(f"the migration is not finalised yet, it is in status {self.migrations.status}")
             if self._state is RunState.INMIGRATE:
                 raise MigrationError("no guest has come in yet")
+            if self._state is RunState.POSTMIGRATE and self.migrations.left_with_disks:
+                raise MigrationError(
+                    "the guest runs on the other side, on disks of its own: resumed here it would be there twice"
+                )
             check_transition(self._state, RunState.RUNNING)
             self.disks.activate(expect_unchanged=True)
             self._run()
@@ -311,6 +316,10 @@ class Machine:
     def disk_copies(self) -> Sequence[DiskCopy]:
         """The disks whose content a snapshot keeps."""
         return [DiskCopy(drive.id, image) for drive, image in self.drives if not drive.readonly and drive.savevm == "copy"]
+
+    def moved_disks(self) -> Sequence[MovedDisk]:
+        """The disks that move with the guest when they are not shared."""
+        return [MovedDisk(drive.id, image, BLOCK) for drive, image in self.drives if not drive.readonly]
 
     def copy_ram(self) -> RamCopy:
         """A copy of all RAM as it is now."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu.errors import EmuError, ImageError, ImageErrorKind, MigrationError
-from migration.protocols import PAGE, DirtyLog, DiskCopy, Pause, RamBlock, RamCopy, Savable
+from migration.protocols import PAGE, DirtyLog, DiskCopy, MovedDisk, Pause, RamBlock, RamCopy, Savable
 from migration.vmstate import State, VMState, Wire, u32
 
 T = TypeVar("T")
@@ -152,6 +152,7 @@ class FakeGuest:
     copy: FakeRamCopy | None = None
     copy_fails: bool = False
     copies: list[DiskCopy] = field(default_factory=list)
+    moved: list[MovedDisk] = field(default_factory=list)
     unprepared: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
     machine: dict[str, Wire] = field(default_factory=lambda: {"target": "fake", "memory": PAGES * PAGE, "uuid": "1"})
@@ -183,6 +184,9 @@ class FakeGuest:
 
     def disk_copies(self) -> Sequence[DiskCopy]:
         return self.copies
+
+    def moved_disks(self) -> Sequence[MovedDisk]:
+        return self.moved
 
     @contextmanager
     def prepared(self, states: Sequence[tuple[Savable, State]]) -> Iterator[None]:

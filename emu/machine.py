@@ -288,8 +288,9 @@ class Machine:
             "memory": self.config.memory,
             "uuid": self.config.uuid,
             **({"icount": True} if self.config.icount else {}),  # streams from before there was one have no such key
-            "board": dict(self.board.configuration()),
+            # Before the board, whose devices differ as well when a drive is missing, which says less.
             "drives": {drive.id: {"size": image.size, "readonly": drive.readonly} for drive, image in self.drives},
+            "board": dict(self.board.configuration()),
             **({"shares": shares} if shares else {}),  # streams from before there were shares have none
         }
 

@@ -123,10 +123,8 @@ class Machine:
                 raise MigrationError(f"the migration is not finalised yet, it is in status {self.migrations.status}")
             if self._state is RunState.INMIGRATE:
                 raise MigrationError("no guest has come in yet")
-            if self._state is RunState.POSTMIGRATE and self.migrations.left_with_disks:
-                raise MigrationError(
-                    "the guest runs on the other side, on disks of its own: resumed here it would be there twice"
-                )
+            if self._state is RunState.POSTMIGRATE:
+                self.migrations.refuse_if_twice()
             check_transition(self._state, RunState.RUNNING)
             self.disks.activate(expect_unchanged=True)
             self._run()

@@ -65,15 +65,16 @@ class Migrations:
         """Where the latest outgoing migration went or was to go; empty before the first."""
         return self._outgoing_uri
 
-    @property
-    def left_with_disks(self) -> bool:
-        """Whether the guest is known to run elsewhere, on disks that are not those here."""
-        return self._outgoing is not None and self._outgoing.left_with_disks
+    def refuse_if_twice(self) -> None:
+        """Raise MigrationError if the guest is known to run elsewhere, on disks of its own, so that those here cannot tell."""
+        if self._outgoing is not None and self._outgoing.left_with_disks:
+            raise MigrationError("the guest runs on the other side, on disks of its own: from here it would be there twice")
 
     def migrate(self, uri: str, disks: DiskMode = DiskMode.SHARED) -> None:
         """Start to move the guest to `uri`; returns at once. Refused with the reason when something forbids it."""
         address = parse_uri(uri)
         with self._lock:
+            self.refuse_if_twice()
             reasons = self._guest.blocked_reasons()
             if reasons:
                 raise MigrationError("the guest cannot be migrated: " + " ".join(reasons))

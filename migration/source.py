@@ -234,7 +234,7 @@ class Outgoing:
     def _precopy(self, writer: StreamWriter, answers: StreamReader | None) -> list[RamSender]:
         blocks = self._guest.ram_blocks()
         counters = self.progress.counters
-        self.progress.total_bytes = sum(block.size for block in blocks)
+        self.progress.total_bytes = self.progress.remaining_bytes = sum(block.size for block in blocks)
         pacer = Pacer(lambda: self._parameters.max_bandwidth, self._sleep)
         self._send_disks(writer, answers, pacer)
         self._logs = [self._guest.dirty_log(block) for block in blocks]

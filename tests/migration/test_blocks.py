@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emu.errors import EmuError, StreamError
+from emu.errors import EmuError, MigrationError, StreamError
 from migration.blocks import BLOCKS_PER_FRAME, DiskCounters, DiskSender, IncomingDisks, runs_of
 from migration.channel import Buffer
 from migration.manager import Migrations
@@ -57,7 +57,8 @@ def test_a_disk_moves_with_its_guest(mode: DiskMode, tmp_path: Path) -> None:
     assert coming.disks.active
     assert not guest.disks.active
     assert here.changes is None
-    assert source.left_with_disks
+    with pytest.raises(MigrationError, match="it would be there twice"):
+        source.migrate(f"file:{tmp_path / 'another'}")
 
 
 Write = tuple[int, int, bytes]  # at which look at the disk, where, what
@@ -112,7 +113,7 @@ def test_a_failure_leaves_the_source_its_disk_and_the_images_good_for_another_tr
     assert here.data == before
     assert here.changes is None
     assert not coming.disks.active
-    assert not source.left_with_disks
+    source.refuse_if_twice()
     fresh = FakeGuest(coming.disks, running=False, state="inmigrate", moved=[there])
     move(Migrations(guest), Migrations(fresh), tmp_path)
     assert there.data == here.data
@@ -230,7 +231,7 @@ def test_a_disk_goes_through_a_file(tmp_path: Path) -> None:
 
     assert (source.error, destination.error) == ("", "")
     assert there.data == here.data
-    assert not source.left_with_disks  # nobody said that it runs: who keeps the file decides
+    source.refuse_if_twice()  # nobody said that it runs: who keeps the file decides
 
 
 def test_the_disks_are_in_the_numbers(tmp_path: Path) -> None:

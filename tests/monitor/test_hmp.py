@@ -17,7 +17,7 @@ from migration.manager import Migrations
 from migration.protocols import Step
 from migration.status import Status
 from migration.vmstate import Wire
-from tests.migration.fakes import pair
+from tests.migration.fakes import DISK_SIZE, FakeMovedDisk, pair
 from tests.monitor.fakes import UUID, FakeMachine
 
 Run = Callable[[str], str]
@@ -223,6 +223,15 @@ def test_migrate_waits_shows_progress_and_reports(ctx: Context, there: Migration
     assert [line.split(":")[0] for line in lines[1:4]] == ["total time", "downtime", "setup"]
     assert "page size: 4 kbytes" in lines
     assert shown[-1]["status"] == "completed"
+
+
+@pytest.mark.parametrize("flag", ["-b", "-i"])
+def test_migrate_with_disks_tells_their_numbers(flag: str, run: Run, machine: FakeMachine, tmp_path: Path) -> None:
+    machine.guest.moved = [FakeMovedDisk()]
+
+    told = run(f"migrate {flag} file:{tmp_path / 'stream'}")
+
+    assert f"remaining disk: 0 kbytes\ntotal disk: {DISK_SIZE >> 10} kbytes" in told
 
 
 def test_migrate_detached_says_nothing_and_goes_on(run: Run, machine: FakeMachine, tmp_path: Path) -> None:

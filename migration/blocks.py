@@ -117,13 +117,15 @@ class OutgoingDisks:
     disks: Sequence[MovedDisk]
     mode: DiskMode
     counters: DiskCounters = field(default_factory=DiskCounters)
+    _backing: dict[str, str | None] = field(default_factory=dict)  # by disk; None where all that it holds goes
     _senders: list[DiskSender] = field(default_factory=list)
     _left: list[Flags] = field(default_factory=list)  # noted as changed and not sent yet
 
     def describe(self) -> dict[str, Wire]:
-        """What CONFIG says of them: for each what is behind it on both sides, None when all of it comes."""
+        """What CONFIG says of them: for each what is behind it on both sides, None when all of it comes. Before `send_all`."""
         incremental = self.mode is DiskMode.INCREMENTAL
-        return {disk.name: {"backing": disk.backing() if incremental else None} for disk in self.disks}
+        self._backing = {disk.name: disk.backing() if incremental else None for disk in self.disks}
+        return {name: {"backing": backing} for name, backing in self._backing.items()}
 
     def send_all(self, writer: StreamWriter, after_frame: AfterFrame) -> None:
         """Send what the disks have, and watch them from now on."""
@@ -132,12 +134,12 @@ class OutgoingDisks:
         for disk in self.disks:
             disk.watch()
         for disk, sender in zip(self.disks, self._senders, strict=True):
-            if self.mode is DiskMode.INCREMENTAL and disk.backing() is not None:
-                sender.send(disk.own(), after_frame)
-            else:
+            if self._backing[disk.name] is None:
                 filled = disk.filled()
                 sender.send_zeroes(~filled, after_frame)
                 sender.send(filled, after_frame)
+            else:
+                sender.send(disk.own(), after_frame)
         self._left = [disk.changed() for disk in self.disks]
         self._reckon()
 

@@ -32,7 +32,7 @@ from tests.live.test_handover import (
     lock_is_free,
     stop_journal,
 )
-from tests.live.test_journeys import type_in
+from tests.live.test_journeys import SEED, type_in
 
 FILLER = 24 << 20  # offset of what nobody writes to, past the journal
 FILLER_SIZE = 6 << 20
@@ -109,22 +109,29 @@ def move(source: EmuProcess, uri: str, **how: bool) -> dict[str, object]:
 # Success
 
 
-def journal_travels(begin: Begin, folder: Path, disks: tuple[Path, Path], **how: bool) -> None:
-    """A -> B -> A with `migrate -b` or `-i`, the guest writing; the process that it left stays there meanwhile."""
+def journal_travels(begin: Begin, folder: Path, disks: tuple[Path, Path], *, moves: int = 3, **how: bool) -> None:
+    """A -> B -> A … with `migrate -b` or `-i`, an odd number of times, the guest writing; each process stays a while."""
+    chance = random.Random(SEED)
+    print(f"seed {SEED}")
     here, acknowledged = begin("m0", disks[0]), 0
     here.console.expect(PROMPT, WAIT)
     type_in(here.console, f"mem fill 9 {MEMORY}", "mem filled")
-    for number, disk in enumerate((disks[1], disks[0], disks[1]), 1):
+    left: EmuProcess | None = None
+    for number in range(1, moves + 1):
         here.console.send_line("blk journal 3000")
         here.console.expect(r"journal \d+\r", WAIT)
-        there = waiting(begin, f"m{number}", disk, folder)
+        there = waiting(begin, f"m{number}", disks[number % 2], folder)
+        for _ in range(chance.randrange(20)):
+            here.console.expect(r"journal \d+\r", WAIT)
         answer = move(here, f"unix:{folder}/m{number}.in", **how)
         assert answer["status"] == "completed", answer
         assert answer["disk"]["remaining"] == 0  # type: ignore[index]  # a map
         with pytest.raises(QmpCallError, match=GONE):
             here.qmp("cont")
         acknowledged = max(acknowledged, stop_journal(there.console))
-        here = there
+        if left is not None:
+            left.close()
+        left, here = here, there
     type_in(here.console, f"mem check 9 {MEMORY}", "mem ok")
     here.console.send_line("off")
     assert here.wait_exit() == 0
@@ -168,14 +175,20 @@ def test_an_overlay_moves_along_to_and_fro_over_its_base(begin: Begin, tmp_path:
 
 
 @needs_qemu_img
-@pytest.mark.every_target
-@pytest.mark.parametrize(("one", "other"), [("raw", "qcow2"), ("qcow2", "qcow2")])
-def test_a_disk_moves_along_into_another_kind_of_image(one: str, other: str, begin: Begin, tmp_path: Path) -> None:
-    disks = [
-        raw(tmp_path / name) if name.endswith("raw") else create(tmp_path / name, DISK_SIZE)
-        for name in (f"a.{one}", f"b.{other}")
-    ]
-    journal_travels(begin, tmp_path, (disks[0], disks[1]), blk=True)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("moves", "one"),
+    [
+        pytest.param(3, "raw", marks=pytest.mark.every_target),
+        pytest.param(3, "qcow2", marks=pytest.mark.every_target),
+        pytest.param(51, "raw", marks=pytest.mark.soak),
+        pytest.param(51, "qcow2", marks=pytest.mark.soak),
+    ],
+)
+def test_a_disk_moves_along_into_another_kind_of_image(moves: int, one: str, begin: Begin, tmp_path: Path) -> None:
+    disk = raw(tmp_path / "a.raw") if one == "raw" else create(tmp_path / "a.qcow2", DISK_SIZE)
+    other = create(tmp_path / "b.qcow2", DISK_SIZE, "cluster_size=4k")
+    journal_travels(begin, tmp_path, (disk, other), moves=moves, blk=True)
 
 
 @pytest.mark.every_target
@@ -264,6 +277,23 @@ def test_images_that_do_not_fit_are_refused(options: str, words: str, begin: Beg
         there.close()
 
 
+@pytest.mark.every_target
+def test_a_move_that_is_cancelled_in_the_middle_of_a_disk_leaves_it_whole(begin: Begin, tmp_path: Path) -> None:
+    disk, other = filled(tmp_path / "a.raw"), stale(tmp_path / "b.raw")
+    source = boot(begin, disk)
+    there = waiting(begin, "there", other, tmp_path)
+    source.qmp("migrate-set-parameters", max_bandwidth=1 << 20)
+    source.qmp("migrate", uri=f"unix:{tmp_path}/there.in", blk=True)
+    wait_for(lambda: "'transferred': 0" not in str(source.migration.get("disk", "'transferred': 0")), "blocks that are sent")
+
+    source.qmp("migrate_cancel")
+
+    assert source.wait_migration()["status"] == "cancelled"
+    assert there.wait_exit() == 1
+    assert lock_is_free(other)
+    assert_guest_is_whole(source, disk)
+
+
 # Faults: both sides, every step. In the middle of a disk in every run of the tests, all others in the longer ones.
 
 
@@ -292,6 +322,30 @@ def test_the_destination_is_killed_at(step: Step, begin: Begin, tmp_path: Path) 
     assert move(source, f"unix:{tmp_path}/fresh.in", blk=True)["status"] == "completed"
     assert_guest_is_whole(fresh, other)
     assert filler(other) == filler(disk)
+
+
+@needs_qemu_img
+@pytest.mark.every_target
+@pytest.mark.parametrize("step", [Step.FIRST_PAGES, Step.STATE_HEARD, Step.DISKS_TAKEN])
+def test_a_killed_destination_leaves_its_qcow2_image_good_for_another_move(step: Step, begin: Begin, tmp_path: Path) -> None:
+    disk, other = filled(tmp_path / "a.raw"), create(tmp_path / "b.qcow2", DISK_SIZE, "cluster_size=4k")
+    source = boot(begin, disk)
+    there = waiting(begin, "there", other, tmp_path, fault=(step, "kill"))
+    assert move(source, f"unix:{tmp_path}/there.in", blk=True)["status"] == "failed"
+    assert there.wait_exit() == -9
+    assert check(other).corruptions == 0
+
+    fresh = waiting(begin, "fresh", other, tmp_path)
+    assert move(source, f"unix:{tmp_path}/fresh.in", blk=True)["status"] == "completed"
+
+    acknowledged = stop_journal(fresh.console)
+    fresh.close()
+    assert check(other).corruptions == 0
+    qemu_img("convert", "-O", "raw", other, tmp_path / "content")
+    report = read_journal(tmp_path / "content")
+    assert report.intact
+    assert report.records >= acknowledged > 0
+    assert filler(tmp_path / "content") == filler(disk)
 
 
 def assert_parked_or_gone(source: EmuProcess, answer: dict[str, object], disk: Path) -> None:

@@ -241,6 +241,7 @@ class FakeMovedDisk:
         self.touched: set[int] = set()
         self.flushed = True
         self.full_at: int | None = None
+        self.flush_fails = False
         self.on_read: Callable[[int], None] = lambda _first: None
 
     @property
@@ -301,6 +302,8 @@ class FakeMovedDisk:
         self.data[:] = self.behind
 
     def flush(self) -> None:
+        if self.flush_fails:
+            raise ImageError(ImageErrorKind.IO, self.name, "flushing failed: Input/output error")
         self.flushed = True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -171,6 +172,57 @@ def test_a_disk_that_is_full_over_there_is_told_on_both_sides(tmp_path: Path) ->
     assert guest.disks.active
 
 
+def test_a_disk_that_cannot_be_let_go_after_a_failure_hides_neither_the_failure_nor_its_end(tmp_path: Path) -> None:
+    here, there = disks(DiskMode.FULL)
+    there.full_at = 0
+    guest, coming = pair_with_disks(here, there)
+    coming.disks.fail_inactivate = True
+    source, destination = Migrations(guest), Migrations(coming)
+
+    move(source, destination, tmp_path)
+
+    assert destination.status is Status.FAILED
+    assert "No space left on device" in destination.error
+    assert "No space left on device" in source.error
+    assert guest.running
+
+
+@pytest.mark.parametrize("step", [Step.ACCEPTED, Step.LAST_ROUND_SENT])
+def test_a_disk_that_cannot_be_flushed_over_there_leaves_the_guest_running(step: Step, tmp_path: Path) -> None:
+    here, there = disks(DiskMode.FULL)
+    guest, coming = pair_with_disks(here, there)
+
+    def break_it(at: Step) -> None:
+        there.flush_fails = there.flush_fails or at is step
+
+    source, destination = Migrations(guest, hook=break_it), Migrations(coming)
+    move(source, destination, tmp_path)
+
+    assert "flushing failed" in destination.error
+    assert "flushing failed" in source.error
+    assert guest.running
+    assert guest.disks.active
+    assert not coming.running
+
+
+def test_what_is_written_in_pre_switchover_arrives(tmp_path: Path) -> None:
+    here, there = disks(DiskMode.FULL)
+    guest, coming = pair_with_disks(here, there)
+    seen = threading.Event()
+    source = Migrations(guest, on_status=lambda status: seen.set() if status is Status.PRE_SWITCHOVER else None)
+    source.capabilities.pause_before_switchover = True
+    destination = Migrations(coming)
+    source.migrate(destination.incoming(f"unix:{tmp_path / 'm.sock'}"), DiskMode.FULL)
+    assert seen.wait(WAIT)
+
+    here.change(5 * BLOCK, b"a job's last words")
+    source.proceed()
+
+    assert source.wait_over(WAIT)
+    assert destination.wait_over(WAIT)
+    assert there.data == here.data
+
+
 def test_the_same_image_on_both_sides_is_refused(tmp_path: Path) -> None:
     guest, coming = pair_with_disks(*disks(DiskMode.FULL))
     coming.disks = type(coming.disks)(guest.disks._disk, active=False)
@@ -217,6 +269,24 @@ def test_a_disk_without_a_backing_file_goes_whole_in_an_incremental_move(tmp_pat
     move(Migrations(guest), Migrations(coming), tmp_path, DiskMode.INCREMENTAL)
 
     assert there.data == here.data
+
+
+def test_a_paused_guest_moves_on_from_where_it_never_ran(tmp_path: Path) -> None:
+    here, there = disks(DiskMode.FULL)
+    guest, coming = pair_with_disks(here, there)
+    guest.running = False
+    destination = Migrations(coming)
+    destination.capabilities.late_block_activate = True
+    move(Migrations(guest), destination, tmp_path)
+    assert not coming.disks.active  # until `cont`
+
+    farther = FakeMovedDisk()
+    _, last = pair_with_disks(there, farther)
+    move(destination, Migrations(last), tmp_path)
+
+    assert destination.error == ""
+    assert farther.data == here.data
+    assert last.disks.active
 
 
 def test_a_disk_goes_through_a_file(tmp_path: Path) -> None:

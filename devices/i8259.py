@@ -146,13 +146,13 @@ class PicPair(Device[PicPairState]):
 
     def _set(self, number: int, irq: int, level: bool) -> None:
         chip, bit = self.state.chips[number], 1 << irq
-        before = chip.lines & bit
-        chip.lines = chip.lines | bit if level else chip.lines & ~bit
-        if chip.elcr & bit:
-            chip.irr = chip.irr & ~bit | chip.lines & bit
-        elif level and not before:
+        if level == bool(chip.lines & bit):
+            return
+        if level:
+            chip.lines |= bit
             chip.irr |= bit
-        elif not level:
+        else:
+            chip.lines &= ~bit
             chip.irr &= ~bit  # an edge that is taken back before the acknowledge is lost
         self._update()
 
@@ -167,7 +167,8 @@ class PicPair(Device[PicPairState]):
 
 def _priority(chip: I8259State, lines: int) -> int:
     """How far the first of `lines` is behind the one of highest priority."""
-    return next((rank for rank in range(8) if lines >> (rank + chip.lowest & 7) & 1), NONE)
+    ranked = (lines << 8 | lines) >> chip.lowest & 0xFF
+    return (ranked & -ranked).bit_length() - 1 if ranked else NONE
 
 
 def _next(chip: I8259State, *, cascade: bool) -> int | None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 from hypothesis import settings
 
 settings.register_profile("emu", deadline=None)
 settings.load_profile("emu")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector thousands of collected tests."""
+    gc.collect()
+    gc.freeze()

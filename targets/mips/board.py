@@ -23,6 +23,7 @@ PLACES = Places(
 class MipsBoard(GoldfishBoard):
     """Implements emu.board.Board."""
 
-    def __init__(self, wiring: Wiring, *, isa: str) -> None:
+    def __init__(self, wiring: Wiring) -> None:
+        isa = wiring.config.target
         places = replace(PLACES, bits=64 if "64" in isa else 32)
         super().__init__(wiring, isa=isa, places=places, cpu=MipsCpu, big_endian=not isa.endswith("el"))

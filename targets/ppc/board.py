@@ -22,6 +22,7 @@ PLACES = Places(
 class PpcBoard(GoldfishBoard):
     """Implements emu.board.Board."""
 
-    def __init__(self, wiring: Wiring, *, isa: str) -> None:
+    def __init__(self, wiring: Wiring) -> None:
+        isa = wiring.config.target
         places = PLACES if isa == "ppc" else replace(PLACES, machine="EM_PPC64")
         super().__init__(wiring, isa=isa, places=places, cpu=PpcCpu, big_endian=True)

@@ -51,8 +51,9 @@ MAX_RAM32 = 2047 << 20  # bytes; RAM and its end have addresses of 32 bits
 class VirtBoard(BaseBoard):
     """Implements emu.board.Board."""
 
-    def __init__(self, wiring: Wiring, *, isa: str) -> None:
+    def __init__(self, wiring: Wiring) -> None:
         config = wiring.config
+        isa = config.target
         if isa == "riscv32" and config.memory > MAX_RAM32:
             raise ConfigError(f"target riscv32 addresses {MAX_RAM32 >> 20} MiB of RAM, {config.memory >> 20} MiB are asked for")
         super().__init__(wiring, isa=isa, ram={"ram": (RAM_BASE, config.memory)})

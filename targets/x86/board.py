@@ -71,8 +71,9 @@ class _FromBase:
 class PcBoard(BaseBoard):
     """Implements emu.board.Board."""
 
-    def __init__(self, wiring: Wiring, *, isa: str) -> None:
+    def __init__(self, wiring: Wiring) -> None:
         config = wiring.config
+        isa = config.target
         if config.bios is not None:
             raise ConfigError(f"target {config.target} runs no firmware: --bios is not for it")
         if not 2 * MIB <= config.memory <= PCI_WINDOW:

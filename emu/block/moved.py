@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from emu.block.changes import Changes
 from emu.block.image import Image
@@ -44,7 +44,13 @@ class MovedDisk:
 
     def filled(self) -> npt.NDArray[np.bool_]:
         """A flag for each block that may hold something; all others read as zero."""
-        return self._flags(self._image.data_runs())
+        return self._filled(self._image)
+
+    def _filled(self, image: Image) -> npt.NDArray[np.bool_]:
+        flags = self._flags(image.data_runs())
+        if isinstance(image, Qcow2Image) and image.backing is not None:
+            flags &= self._flags(image.own_runs()) | self._filled(image.backing)  # there are holes behind it, too
+        return flags
 
     def own(self) -> npt.NDArray[np.bool_]:
         """A flag for each block that is not, or may not be, as the image behind has it."""
@@ -103,7 +109,7 @@ class MovedDisk:
 
 
 def _fingerprint(image: RawImage | Qcow2Image) -> str:
-    digest = hashlib.blake2b(f"{image.size}".encode(), digest_size=16)
+    digest = xxhash.xxh3_128(f"{image.size}".encode())
     data = memoryview(bytearray(min(PROBE_BYTES, image.size)))
     places = np.linspace(0, image.size - len(data), PROBES).astype(np.int64)
     for offset in dict.fromkeys((places // PROBE_BYTES * PROBE_BYTES).tolist()):

@@ -118,10 +118,9 @@ def journal_travels(begin: Begin, folder: Path, disks: tuple[Path, Path], *, mov
     type_in(here.console, f"mem fill 9 {MEMORY}", "mem filled")
     left: EmuProcess | None = None
     for number in range(1, moves + 1):
-        here.console.send_line("blk journal 3000")
-        here.console.expect(r"journal \d+\r", WAIT)
         there = waiting(begin, f"m{number}", disks[number % 2], folder)
-        for _ in range(chance.randrange(20)):
+        here.console.send_line(f"blk journal {RECORDS}")
+        for _ in range(chance.randrange(1, 20)):
             here.console.expect(r"journal \d+\r", WAIT)
         answer = move(here, f"unix:{folder}/m{number}.in", **how)
         assert answer["status"] == "completed", answer

@@ -77,6 +77,9 @@ class Handover(Protocol):
     def active(self) -> bool:
         """Whether this process owns them."""
 
+    def flush(self) -> None:
+        """Put on disk what was written, so that `inactivate` has little to wait for; the guest may run."""
+
     def inactivate(self) -> None:
         """Flush, fsync and let go of all; on an error all are still ours."""
 

@@ -277,6 +277,7 @@ class Outgoing:
             self.progress.remaining_bytes = max(0, self.progress.remaining_bytes - size)
             self._after_frame(writer, pacer, size)
 
+        self._guest.disks.flush()  # or the guest stands still while the host writes out what was written for hours
         with self._measured(writer, answers):
             self._disks.send_changes(partial(self._after_frame, writer, pacer))
             for sender, run in zip(senders, runs, strict=True):

@@ -113,6 +113,7 @@ class FakeHandover:
         self._disk = disk
         self._let_go_writer: object = None
         self.fail_inactivate = False
+        self.written = False  # and not flushed since
         if active:
             self.activate()
 
@@ -123,6 +124,11 @@ class FakeHandover:
     def write(self) -> None:
         assert self.active, "a write to an inactive disk"
         self._disk.writer = self
+        self.written = True
+
+    def flush(self) -> None:
+        assert self.active, "a flush of an inactive disk"
+        self.written = False
 
     def inactivate(self) -> None:
         if self.fail_inactivate:

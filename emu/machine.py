@@ -27,7 +27,7 @@ from emu.ram import Ram
 from emu.ramcopy import RamCopy
 from emu.runstate import NEED_DISKS, RunState, RunStateError, check_transition
 from emu.snapshots import place_of_snapshots, unsavable_reasons
-from emu.vcpu import Vcpu
+from emu.vcpu import TimedVcpu
 from migration.blockers import Blockers
 from migration.manager import Migrations
 from migration.protocols import BLOCK, DirtyLog, Pause, RamBlock, Savable, StepHook, no_hook
@@ -98,7 +98,7 @@ class Machine:
             self._vcpu = (
                 CountedVcpu(self.board.cpu, self._clock, self._crashed, engine=self.board.engine, time=counted)
                 if config.icount
-                else Vcpu(self.board.cpu, self._clock, self._crashed)
+                else TimedVcpu(self.board.cpu, self._clock, self._crashed, alarm=self.board.engine.alarm)
             )
             undo.pop_all()
 

@@ -1,13 +1,13 @@
 """The vCPU thread: runs the guest in slices, and between them everything else that touches guest-visible state.
 
 Three ways in, from any thread: `post` a function, `call` one and wait for its answer, or arm a timer of the clock. Each ends
-the slice that is running. A stop that comes while a slice is just starting is lost inside Unicorn, so a helper thread, the
-kicker, stops the slice again every millisecond for as long as somebody waits; it also ends slices at the clock's deadlines.
+the slice that is running.
 """
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -17,10 +17,7 @@ from emu.clock import VirtualClock
 
 T = TypeVar("T")
 
-LOST_STOP_RETRY = 0.001  # seconds
-POLL = 0.010  # seconds between the kicker's looks at a busy vCPU; bounds the delay of a stop that was lost unnoticed
-LONGEST_SLEEP = 3600.0  # seconds
-PARK_AFTER = 5  # polls that find the vCPU asleep before the kicker sleeps too
+LONGEST_SLEEP = 3600_000_000_000  # ns: a guest may set its timer to the end of time, further than the host can wait
 
 
 class Cpu(Protocol):
@@ -37,7 +34,20 @@ class Cpu(Protocol):
         """End the slice; any thread; may be lost when the slice is just starting."""
 
 
-class Vcpu:
+class Alarm(Protocol):
+    """What ends a slice in time: it stops the CPU when it rings, and again and again until it is cleared."""
+
+    def set(self, delay: int) -> None:
+        """Ring in `delay` ns; any thread."""
+
+    def clear(self) -> None:
+        """Ring no more."""
+
+    def close(self) -> None:
+        """Be gone."""
+
+
+class Vcpu(ABC):
     """One guest CPU and its thread. `running` says whether the guest runs; it changes on the vCPU thread alone."""
 
     def __init__(self, cpu: Cpu, clock: VirtualClock, on_crash: Callable[[Exception], None]) -> None:
@@ -48,21 +58,14 @@ class Vcpu:
         self._on_crash = on_crash
         self._posts: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
-        self._kicker_wake = threading.Event()
-        self._kick_at: int | None = 0  # guest ns at which the kicker looks next; None: only when woken
-        self._in_slice = False
         self._closing = False
         self._thread = threading.Thread(target=self._main, name="vcpu", daemon=True)
-        self._kicker = threading.Thread(target=self._kick, name="kicker", daemon=True)
         clock.on_deadline = self._deadline_changed
         self._thread.start()
-        self._kicker.start()
 
     def post(self, function: Callable[[], None]) -> None:
         """Have `function` run on the vCPU thread between slices, soon; any thread."""
         self._posts.append(function)
-        if self._in_slice:
-            self._cpu.stop()
         self._wake.set()
 
     def run_next(self, function: Callable[[], None]) -> None:
@@ -83,8 +86,6 @@ class Vcpu:
                 future.set_exception(exc)
 
         self.post(run)
-        if self._in_slice:
-            self._kicker_wake.set()
         return future.result()
 
     def resume(self) -> None:
@@ -96,11 +97,9 @@ class Vcpu:
         self.call(self._pause)
 
     def close(self) -> None:
-        """End both threads."""
+        """End the thread."""
         self.post(self._close)
-        self._kicker_wake.set()
         self._thread.join()
-        self._kicker.join()
 
     def _close(self) -> None:
         self._closing = True
@@ -120,10 +119,43 @@ class Vcpu:
             except Exception as exc:
                 self._pause()
                 self._on_crash(exc)
-        self._kicker_wake.set()
+
+    @abstractmethod
+    def _turn(self) -> None:
+        """Do what waits, then run a slice or wait for something to do."""
+
+    @abstractmethod
+    def _deadline_changed(self) -> None:
+        """A timer of the clock was armed or cancelled, on this thread."""
+
+
+class TimedVcpu(Vcpu):
+    """A vCPU thread whose slices last until somebody waits or a timer is due."""
+
+    def __init__(
+        self, cpu: Cpu, clock: VirtualClock, on_crash: Callable[[Exception], None], *, alarm: Callable[[], Alarm]
+    ) -> None:
+        """`alarm` makes what ends the slices of `cpu`, on the vCPU thread."""
+        self._make_alarm = alarm
+        self._in_slice = False
+        super().__init__(cpu, clock, on_crash)
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Have `function` run on the vCPU thread between slices, soon; any thread."""
+        self._posts.append(function)
+        if self._in_slice:
+            self._cpu.stop()
+            self._alarm.set(0)  # until `_turn` clears it, for which it must not have ended before: it wakes
+        self._wake.set()
+
+    def _main(self) -> None:
+        self._alarm = self._make_alarm()
+        super()._main()
+        self._alarm.close()
 
     def _turn(self) -> None:
         self._wake.clear()
+        self._alarm.clear()
         while self._posts:
             self._posts.popleft()()
         if self._closing:
@@ -139,15 +171,12 @@ class Vcpu:
 
     def _sleep(self) -> None:
         deadline = self._clock.next_deadline()
-        # A guest may set its timer to the end of time, further than the host can wait.
-        left = LONGEST_SLEEP if deadline is None else (deadline - self._clock.now()) / 1e9
-        self._wake.wait(min(max(left, 0), LONGEST_SLEEP))
+        left = LONGEST_SLEEP if deadline is None else min(deadline - self._clock.now(), LONGEST_SLEEP)
+        self._wake.wait(max(left, 0) / 1e9)
 
     def _slice(self) -> None:
-        deadline = self._clock.next_deadline()
         self._in_slice = True
-        if self._kick_at is None or (deadline is not None and deadline < self._kick_at):
-            self._kicker_wake.set()
+        self._set_alarm()
         try:
             # Whoever posts after this look sees _in_slice and stops the slice.
             if not self._posts:
@@ -155,27 +184,11 @@ class Vcpu:
         finally:
             self._in_slice = False
 
-    def _deadline_changed(self) -> None:
+    def _set_alarm(self) -> None:
         deadline = self._clock.next_deadline()
-        if self._in_slice and deadline is not None and (self._kick_at is None or deadline < self._kick_at):
-            self._kicker_wake.set()
+        if deadline is not None and not self._posts:  # else it rings already
+            self._alarm.set(min(deadline - self._clock.now(), LONGEST_SLEEP))
 
-    def _kick(self) -> None:
-        idle_polls = 0
-        while not self._closing:
-            wait = POLL
-            if self._in_slice:
-                idle_polls = 0
-                deadline = self._clock.next_deadline()
-                left = POLL if deadline is None else (deadline - self._clock.now()) / 1e9
-                if self._posts or left <= 0:
-                    self._cpu.stop()
-                    wait = LOST_STOP_RETRY
-                else:
-                    wait = min(POLL, left)
-            else:
-                idle_polls += 1
-            parked = idle_polls > PARK_AFTER
-            self._kick_at = None if parked else self._clock.now() + int(wait * 1e9)
-            self._kicker_wake.wait(None if parked else wait)
-            self._kicker_wake.clear()
+    def _deadline_changed(self) -> None:
+        if self._in_slice:
+            self._set_alarm()

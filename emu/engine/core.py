@@ -20,6 +20,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from emu.engine.alarm import Alarm
 from emu.engine.counting import NO_LIMIT, Gate, InstructionCounter
 from emu.engine.guard import Guard
 from emu.engine.handle import Handle, MmioRead, MmioWrite
@@ -297,6 +298,10 @@ class Engine(Handle):
             self.counter.end()
         else:
             self._cpu_exit(self.cpu)
+
+    def alarm(self) -> Alarm:
+        """Make what ends slices in time, on the vCPU thread; an `Alarm` of counted slices would be no use."""
+        return Alarm(self.cpu)
 
     def end_slice(self) -> None:
         """Inside a callback: end the slice at the next block head; a counted one before the next instruction."""

@@ -120,7 +120,7 @@ def test_guest_output_waits_while_the_monitor_is_there(terminal: Terminal) -> No
     shown = terminal.expect(r"VM status: running[\s\S]*" + MONITOR)[0]
     terminal.type("\x01c")
 
-    terminal.expect("slept 3")
+    terminal.expect(r"slept \d{3,} ms")
 
     assert "slept" not in shown
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from emu.clock import VirtualClock
-from emu.vcpu import Vcpu
+from emu.vcpu import TimedVcpu
 
 WAIT = 10
 
@@ -41,14 +42,51 @@ class FakeCpu:
             self._stop.set()
 
 
+class FakeAlarm:
+    """Stops a CPU from a thread of its own, every millisecond from when it is due."""
+
+    def __init__(self, cpu: FakeCpu) -> None:
+        self._cpu = cpu
+        self._due: float | None = None
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._ring)
+        self._thread.start()
+
+    def _ring(self) -> None:
+        with self._changed:
+            while not self._closing:
+                left = None if self._due is None else self._due - time.monotonic()
+                if left is not None and left <= 0:
+                    self._cpu.stop()
+                    left = 0.001
+                self._changed.wait(left)
+
+    def _change(self, due: float | None) -> None:
+        with self._changed:
+            self._due = due
+            self._changed.notify()
+
+    def set(self, delay: int) -> None:
+        self._change(time.monotonic() + delay / 1e9)
+
+    def clear(self) -> None:
+        self._change(None)
+
+    def close(self) -> None:
+        self._closing = True
+        self._change(None)
+        self._thread.join()
+
+
 @pytest.fixture
 def crashes() -> list[BaseException]:
     return []
 
 
-def start(cpu: FakeCpu, crashes: list[BaseException]) -> tuple[Vcpu, VirtualClock]:
+def start(cpu: FakeCpu, crashes: list[BaseException]) -> tuple[TimedVcpu, VirtualClock]:
     clock = VirtualClock()
-    vcpu = Vcpu(cpu, clock, crashes.append)
+    vcpu = TimedVcpu(cpu, clock, crashes.append, alarm=lambda: FakeAlarm(cpu))
     return vcpu, clock
 
 

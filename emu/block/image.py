@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from emu.block.changes import Changes
 from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
 from emu.block.nbd.address import is_address
 from emu.block.probe import probe
@@ -40,6 +41,10 @@ class Image(Protocol):
     @property
     def active(self) -> bool:
         """True while this process owns the image: it holds the lock and may write."""
+
+    @property
+    def changes(self) -> Changes:
+        """Where every change of the disk's content is noted."""
 
     def readv(self, offset: int, buffers: ReadBuffers) -> None:
         """Fill `buffers` one after the other from `offset`."""

@@ -19,7 +19,7 @@ from migration.manager import Migrations
 from migration.protocols import Step
 from migration.status import Status
 from migration.vmstate import Wire
-from tests.migration.fakes import pair
+from tests.migration.fakes import DISK_SIZE, FakeMovedDisk, pair
 from tests.monitor.fakes import UUID, FakeMachine
 
 Run = Callable[[str], str]
@@ -72,7 +72,10 @@ def test_info_status_is_qemus_line(run: Run, machine: FakeMachine, state: str, t
         ),
         ("help stop", "stop|s -- stop emulation"),
         ("help s", "stop|s -- stop emulation"),
-        ("help migrate", "migrate [-d] uri -- migrate to URI (using -d to not wait for completion)"),
+        (
+            "help migrate",
+            "migrate [-d] [-b] [-i] uri -- migrate to URI (-d: do not wait, -b: with disks, -i: what differs from base files)",
+        ),
         ("help info name", "info name -- show the current VM name"),
         ("", ""),
         ("   ", ""),
@@ -159,8 +162,8 @@ def test_quit_ends_the_process_and_tells_whether_the_guest_is_elsewhere(
         ("loadvm", "Error: tag is missing, usage: loadvm tag"),
         ("savevm a b", "Error: extraneous characters at the end of line, usage: savevm [tag]"),
         ("stop now", "Error: extraneous characters at the end of line, usage: stop|s"),
-        ("migrate", "Error: uri is missing, usage: migrate [-d] uri"),
-        ("migrate -d", "Error: uri is missing, usage: migrate [-d] uri"),
+        ("migrate", "Error: uri is missing, usage: migrate [-d] [-b] [-i] uri"),
+        ("migrate -d", "Error: uri is missing, usage: migrate [-d] [-b] [-i] uri"),
         ("migrate pigeon:x", "Error: migration URI 'pigeon:x' is none of tcp:…, unix:…, exec:…, fd:…, file:…"),
         ("migrate_continue foo", "Error: Parameter 'state' does not accept value 'foo'"),
         ("migrate_incoming tcp:0:1", "Error: '--incoming' was not specified on the command line: the machine is running"),
@@ -236,6 +239,15 @@ def test_migrate_waits_shows_progress_and_reports(ctx: Context, there: Migration
     assert shown[-1]["status"] == "completed"
 
 
+@pytest.mark.parametrize("flag", ["-b", "-i"])
+def test_migrate_with_disks_tells_their_numbers(flag: str, run: Run, machine: FakeMachine, tmp_path: Path) -> None:
+    machine.guest.moved = [FakeMovedDisk()]
+
+    told = run(f"migrate {flag} file:{tmp_path / 'stream'}")
+
+    assert f"remaining disk: 0 kbytes\ntotal disk: {DISK_SIZE >> 10} kbytes" in told
+
+
 def test_migrate_detached_says_nothing_and_goes_on(run: Run, machine: FakeMachine, tmp_path: Path) -> None:
     assert run(f"migrate -d file:{tmp_path / 'stream'}") == ""
     assert machine.migrations.wait_over(WAIT)
@@ -299,8 +311,8 @@ def test_what_forbids_a_migration_is_shown(run: Run, machine: FakeMachine) -> No
         ("migrate_set_capability events ", ["off", "on"]),
         ("migrate_set_parameter down", ["downtime-limit"]),
         ("migrate_continue ", ["pre-switchover"]),
-        ("migrate ", ["-d"]),
-        ("migrate -d ", []),
+        ("migrate ", ["-b", "-d", "-i"]),
+        ("migrate -d ", ["-b", "-i"]),
         ("loadvm ", ["boot", "later"]),
         ("delvm b", ["boot"]),
         ("loadvm boot ", []),

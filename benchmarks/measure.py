@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import math
+import os
+import random
 import select
 import socket
 import statistics
@@ -117,6 +120,24 @@ def idle_migration(entrant: Entrant, guest: Guest, *, bandwidth: int) -> Sample:
     with running(entrant, guest) as source, _destination(entrant, guest) as destination:
         migration = source.migrate(destination.incoming_uri, bandwidth=bandwidth)
         return Sample(_figures(migration), (_shell_answers(destination),))
+
+
+def disk_migration(entrant: Entrant, guest: Guest) -> Sample:
+    """Migrate an idle guest with a disk that is not shared and full (`migrate -b`)."""
+    with tempfile.TemporaryDirectory(prefix="emu-bench-") as directory:
+        here, there = Path(directory, "here.img"), Path(directory, "there.img")
+        with here.open("wb") as file:
+            file.write(random.Random(0).randbytes(MIB) * DISK_MIB)
+            os.fsync(file.fileno())  # as that of a guest that has been there for a while
+        with there.open("wb") as file:
+            file.truncate(DISK_MIB * MIB)
+        with (
+            running(entrant, replace(guest, disk=here)) as source,
+            _destination(entrant, replace(guest, disk=there)) as destination,
+        ):
+            migration = source.migrate(destination.incoming_uri, bandwidth=UNLIMITED, disk=True)
+            checks = (_shell_answers(destination), ("disks are equal", filecmp.cmp(here, there, shallow=False)))
+            return Sample(_figures(migration)[:2], checks)
 
 
 def busy_migration(entrant: Entrant, guest: Guest, *, bandwidth: int) -> Sample:
@@ -270,6 +291,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "boot": Measurement("boot", boot),
     "idle": Measurement("migrate idle guest, unlimited", partial(idle_migration, bandwidth=UNLIMITED)),
     "idle-128": Measurement("migrate idle guest, 128 MiB/s", partial(idle_migration, bandwidth=QEMU_DEFAULT_BANDWIDTH)),
+    "disk": Measurement(f"migrate idle guest with a disk of {DISK_MIB} MiB that is not shared", disk_migration),
     "busy": Measurement(f"migrate guest dirtying {DIRTY_MIB} MiB, unlimited", partial(busy_migration, bandwidth=UNLIMITED)),
     "busy-128": Measurement(
         f"migrate guest dirtying {DIRTY_MIB} MiB, 128 MiB/s", partial(busy_migration, bandwidth=QEMU_DEFAULT_BANDWIDTH)

@@ -16,6 +16,13 @@ SAVEVM = {
     "inside": "snapshots are kept in the image; a writable raw image cannot, so savevm is refused",
     "copy": "a copy of the whole disk goes into every snapshot, and loadvm puts it back",
 }
+WERROR = {
+    "enospc": "a write that the host has no room for stops the guest until `cont`, any other error is reported to it",
+    "stop": "the guest is stopped, and `cont` carries the request out again",
+    "report": "the guest gets an I/O error",
+    "ignore": "the guest is told that it went well",
+}
+RERROR = {name: what for name, what in WERROR.items() if name != "enospc"}
 
 
 SECURITY = {
@@ -42,8 +49,16 @@ class DriveConfig:
     format: str = ""  # a key of FORMATS (emu/block/image.py); empty to go by the file's magic
     id: str
     readonly: bool = False
+    locking: bool = True  # else nothing keeps other processes away from the image
     serial: str = ""
     savevm: str = "inside"  # a key of SAVEVM
+    werror: str = "enospc"  # a key of WERROR
+    rerror: str = "report"  # a key of RERROR
+
+    @property
+    def stops_on_error(self) -> bool:
+        """Whether there are errors that stop the guest."""
+        return self.rerror == "stop" or self.werror in ("stop", "enospc")
 
     def absolute(self) -> DriveConfig:
         """The same drive for a process in another working directory."""

@@ -19,14 +19,12 @@ from pathlib import Path
 from emu.block.image import Image, open_image
 from emu.block.qcow2.image import Qcow2Image
 from emu.block.qcow2.snapshottable import About, Snapshot
-from emu.config import DriveConfig
+from emu.drives import Drives
 from emu.errors import ImageError, MigrationError
 from migration.blockers import Blocker, Blockers
 from migration.inside import load_inside, save_inside
 from migration.protocols import Guest, SavedState
 from migration.snapshot import SaveOptions, SaveReport, SnapshotInfo, Snapshots, SnapshotStore
-
-Drives = Sequence[tuple[DriveConfig, Image]]
 
 BEING_SAVED = "A snapshot of the guest is being saved: wait for its end."
 

@@ -57,11 +57,26 @@ class Workers(Generic[RequestT]):
         if start:
             self._executor.submit(self._work)
 
+    def carry_out_here(self, request: RequestT) -> bool:
+        """Carry the request out on this thread, if none comes before it: whether it was. `settle` follows."""
+        with self._changed:
+            if self._unfinished:
+                return False
+        self._carry_out(request)
+        with self._changed:
+            self._done.append(request)
+        return True
+
     def settle(self, patience: float) -> list[RequestT]:
         """Wait up to `patience` seconds for what is under way; takes what is done by then, which is not given back."""
         with self._changed:
             self._changed.wait_for(lambda: self._unfinished == 0, patience)
             return self._take()
+
+    def quiet(self, within: float) -> bool:
+        """Wait up to `within` seconds for what is under way: whether all of it is done."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._unfinished == 0, within)
 
     def drain(self) -> None:
         """Return when every request was given back."""

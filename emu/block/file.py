@@ -38,10 +38,18 @@ class ImageFile:
     Offsets and lengths are bytes. All errors are ImageError; the host's errno is in its `__cause__`.
     """
 
-    def __init__(self, path: str, *, read_only: bool, marks: Callable[[int, str], MarkStore] = mark_store) -> None:
-        """Open `path`, inactive."""
+    def __init__(
+        self,
+        path: str,
+        *,
+        read_only: bool,
+        locking: bool = True,
+        marks: Callable[[int, str], MarkStore] = mark_store,
+    ) -> None:
+        """Open `path`, inactive. Without `locking` it is owned without a lock, and nothing keeps others away."""
         self.path = path
         self.read_only = read_only
+        self.locking = locking
         self._fd = self._open()
         self._owner = Owner(self._fd, path, marks(self._fd, path), read_only=read_only)
         self._transitions = threading.RLock()  # activate, inactivate and close, one at a time
@@ -103,19 +111,27 @@ class ImageFile:
                 return
             if self._closed:
                 raise ImageError(ImageErrorKind.INACTIVE, self.path, "is closed")
-            try:
-                locked = try_lock(self._fd, exclusive=not self.read_only)
-            except OSError as exc:
-                raise self._failed("locking it", exc) from exc
-            if not locked:
-                raise ImageError(ImageErrorKind.LOCKED, self.path, f"is in use by {holder(self._fd)}")
+            if self.locking:
+                self._lock()
             try:
                 self._owner.activated(expect_unchanged=expect_unchanged)
             except ImageError:
-                unlock(self._fd)
+                self._unlock()
                 raise
             self.size = self._measure()
             self._active = True
+
+    def _lock(self) -> None:
+        try:
+            locked = try_lock(self._fd, exclusive=not self.read_only)
+        except OSError as exc:
+            raise self._failed("locking it", exc) from exc
+        if not locked:
+            raise ImageError(ImageErrorKind.LOCKED, self.path, f"is in use by {holder(self._fd)}")
+
+    def _unlock(self) -> None:
+        if self.locking:
+            unlock(self._fd)
 
     def inactivate(self) -> None:
         """Put everything on disk and drop the lock; harmless when inactive. On an error the image stays active."""
@@ -131,7 +147,7 @@ class ImageFile:
             except ImageError:
                 self._active = True
                 raise
-            unlock(self._fd)
+            self._unlock()
 
     def close(self) -> None:
         """Inactivate and close; harmless when closed. On an error the file is closed all the same."""

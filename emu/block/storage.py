@@ -17,6 +17,7 @@ class Storage(Protocol):
 
     path: str  # as the user named it
     size: int  # bytes; read afresh at activation and by `measure`
+    locking: bool  # whether files that are owned with it are to be locked
 
     @property
     def read_only(self) -> bool:

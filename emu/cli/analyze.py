@@ -1,7 +1,7 @@
 """`emu analyze FILE`: a snapshot or a recorded migration stream as JSON, without the machine.
 
     {"version": 1, "bytes": …, "machine": {…}, "two-way": …, "ram": {block: {…}},
-     "sections": [{"name", "type", "version", "fields"}, …], "description": {…}, "end": {…}, "error": …}
+     "disks": {drive: {…}}, "sections": [{"name", "type", "version", "fields"}, …], "description": {…}, "end": {…}, "error": …}
 
 Bytes are hexadecimal. A damaged stream gives all that stood before the damage, and `error`. Of a qcow2 image it is the states
 of the snapshots in it:
@@ -39,7 +39,7 @@ Find = Callable[[int, str], int]  # the size and name of a MAP frame that was ju
 
 MAX_DEPTH = 32  # levels of a value that are shown: states nest 3 deep, a hostile stream 1000
 SHORT_BYTES = 32  # bytes of a blob, characters of a text and items of a list shown without --full
-MAX_BLOCKS = 64  # RAM blocks; a board has a few
+MAX_BLOCKS = 64  # RAM blocks, or disks; a machine has a few
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +109,15 @@ class BlockSummary:
 
 
 @dataclass(slots=True)
+class DiskSummary:
+    """What a stream holds of one disk that moves along."""
+
+    frames: int = 0
+    bytes: int = 0  # each time they were sent
+    zero_runs: int = 0
+
+
+@dataclass(slots=True)
 class Analysis:
     """What was read so far."""
 
@@ -117,6 +126,7 @@ class Analysis:
     bytes_read: int = 0
     config: dict[str, Wire] | None = None
     ram: dict[str, BlockSummary] = field(default_factory=dict)
+    disks: dict[str, DiskSummary] = field(default_factory=dict)
     sections: list[Wire] = field(default_factory=list)
     description: Wire = None
     end: Wire = None
@@ -142,6 +152,13 @@ class Analysis:
                 block.pages += len(data) // PAGE
                 zero = fields.get("zero")
                 block.zero_pages += len(zero) // 4 if isinstance(zero, bytes) else 0
+            case Kind.DISK:
+                fields, data = frame.fields_and_data()
+                disk = self._disk(fields)
+                disk.frames += 1
+                disk.bytes += len(data)
+                zero = fields.get("zero")
+                disk.zero_runs += len(zero) // 8 if isinstance(zero, bytes) else 0
             case Kind.MAP:
                 fields = frame.fields()
                 size = fields.get("size")
@@ -171,6 +188,12 @@ class Analysis:
             raise StreamError(f"RAM block {name!r:.40} is none of the first {MAX_BLOCKS} with a name")
         return self.ram.setdefault(name, BlockSummary())
 
+    def _disk(self, fields: dict[str, Wire]) -> DiskSummary:
+        name = fields.get("disk")
+        if not isinstance(name, str) or (name not in self.disks and len(self.disks) >= MAX_BLOCKS):
+            raise StreamError(f"disk {name!r:.40} is none of the first {MAX_BLOCKS} with a name")
+        return self.disks.setdefault(name, DiskSummary())
+
     def as_json(self) -> dict[str, object]:
         """All of it in plain values."""
         config = self.config or {}
@@ -180,6 +203,7 @@ class Analysis:
             "machine": self._plain(config.get("machine"), MAX_DEPTH),
             "two-way": self._plain(config.get("two-way"), MAX_DEPTH),
             "ram": {name: asdict(block) for name, block in self.ram.items()},
+            **({"disks": {name: asdict(disk) for name, disk in self.disks.items()}} if self.disks else {}),
             "sections": [self._plain(section, MAX_DEPTH) for section in self.sections],
             "description": self._plain(self.description, MAX_DEPTH),
             "end": self._plain(self.end, MAX_DEPTH),

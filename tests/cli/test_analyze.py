@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from emu.cli.analyze import MAX_DEPTH
 from emu.cli.main import main
 from migration.channel import Channel, connect, parse_uri
-from migration.protocols import PAGE
+from migration.protocols import BLOCK, PAGE
 from migration.stream import Kind, StreamWriter
 from migration.vmstate import Wire
 from tests.emu.block.qcow2.tools import create, needs_qemu_img, qemu_img
@@ -52,6 +52,22 @@ def analyze(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[
     code = main(["analyze", *words])
     out, err = capsys.readouterr()
     return code, cast("dict[str, Wire]", json.loads(out)), err
+
+
+def test_disks_that_moved_along_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    channel = connect(parse_uri(f"file:{tmp_path / 'stream'}"))
+    writer = StreamWriter(channel)
+    writer.start()
+    for blocks in (1, 2):
+        fields: dict[str, Wire] = {"disk": "root", "blocks": bytes(4 * blocks), "zero": bytes(8)}
+        writer.frame(Kind.DISK, fields, memoryview(bytes(blocks * BLOCK)))
+    writer.frame(Kind.END, {"run": True})
+    channel.close()
+
+    code, shown, _err = analyze(capsys, str(tmp_path / "stream"))
+
+    assert code == 0
+    assert shown["disks"] == {"root": {"frames": 2, "bytes": 3 * BLOCK, "zero_runs": 2}}
 
 
 def test_a_whole_stream_is_shown(stream: Path, capsys: pytest.CaptureFixture[str]) -> None:

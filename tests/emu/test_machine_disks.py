@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -33,6 +34,20 @@ def test_an_incoming_machine_owns_no_disk(build: Build, drive: DriveConfig) -> N
 def test_two_machines_cannot_own_one_disk(build: Build, drive: DriveConfig) -> None:
     build(drives=(drive,))
     with pytest.raises(ImageError, match="is in use by this process"):
+        build(drives=(drive,))
+
+
+def test_a_disk_without_locking_is_warned_of_and_owned_by_nobody_alone(
+    build: Build, drive: DriveConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(drives=(drive,))
+
+    second = build(drives=(replace(drive, locking=False),))
+    second.set_disks_active(active=False)
+
+    assert "drive drive0:" in caplog.text
+    assert "is not locked, nothing keeps two guests from destroying it" in caplog.text
+    with pytest.raises(ImageError, match="is in use by this process"):  # the first one's lock is still there
         build(drives=(drive,))
 
 

@@ -12,6 +12,7 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from emu.config import DriveConfig
 from emu.errors import MigrationError
+from emu.ioerror import IoStatus
 from emu.monitor.command import Context
 from emu.monitor.jobs import MAX_JOBS
 from emu.monitor.qmp import QmpServer
@@ -98,6 +99,17 @@ def test_query_block_tells_who_owns_a_drive(qmp: QEMUMonitorProtocol, machine: F
     assert owned[0]["device"] == "drive0"
     assert owned[0]["inserted"]["image"]["virtual-size"] == 1 << 20
     assert [answer[0]["inserted"]["active"] for answer in (owned, let_go)] == [True, False]
+
+
+def test_query_block_tells_of_errors_where_they_may_stop_the_guest(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:
+    reports = DriveConfig(path=Path("b"), id="b", werror="report")
+    machine.drives += FakeMachine(Path(), machine.guest, reports).drives
+    machine.io_statuses["drive0"] = IoStatus.NOSPACE
+
+    stops, reports = qmp.cmd("query-block")
+
+    assert stops["io-status"] == "nospace"
+    assert "io-status" not in reports
 
 
 def test_drives_are_let_go_and_taken_back(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:

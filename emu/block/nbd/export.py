@@ -57,6 +57,7 @@ class NbdExport:
         """Connect to `path` (address.py), inactive; `patience` and `now` are in seconds."""
         self.path = path
         self.read_only = read_only
+        self.locking = True  # of files behind an image in it: there is no lock on an export
         self._address = parse_address(path)
         self._patience = patience
         self._now = now

@@ -19,6 +19,8 @@ from tests.live.conftest import DISK_SIZE
 from tests.live.machines import PROMPT, WAIT, EmuProcess, Teller, wait_for
 from tests.live.test_handover import MEMORY, RECORDS, stop_journal
 
+BEGUN = 3  # records that a guest is told are safe before it sets out
+
 
 @dataclass(frozen=True, kw_only=True)
 class Disks:
@@ -166,7 +168,7 @@ class Cell:
         machine.console.expect("mem filled", WAIT)
         if self.disks.journal is not None:
             machine.console.send_line(f"blk journal {RECORDS}")
-            machine.console.expect(r"journal 3\r", WAIT)
+            machine.console.expect(rf"journal {BEGUN}\r", WAIT)
         if self.paused:
             machine.qmp("stop")
         return machine

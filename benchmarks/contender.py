@@ -16,7 +16,7 @@ QEMU_DEFAULT_BANDWIDTH = 128 << 20  # bytes a second: QEMU's max-bandwidth unles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """A guest as every contender runs it: one vCPU, a serial console, at most one virtio-blk disk (write-back cache)."""
+    """A guest as every contender runs it: one vCPU, a serial console, at most one virtio-blk disk (write-back), one share."""
 
     kernel: Path
     initrd: Path
@@ -25,6 +25,7 @@ class Guest:
     disk: Path | None = None
     disk_format: str = "raw"
     snapshots: bool = False  # savevm shall save the disk too
+    share: Path | None = None  # a directory, to be mounted by the tag host0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,8 +55,11 @@ class Contender(Protocol):
     def start(self, *, incoming: bool = False) -> None:
         """Start the process and its guest; with `incoming`, return once it waits for a guest to be migrated to it."""
 
-    def migrate(self, uri: str, *, bandwidth: int) -> Migration:
-        """Move the running guest live, with at most `bandwidth` bytes a second; return when it is there."""
+    def migrate(self, uri: str, *, bandwidth: int, disk: bool = False) -> Migration:
+        """Move the running guest live, with at most `bandwidth` bytes a second, and with what its disk holds if `disk`.
+
+        Return when it is there.
+        """
 
     def savevm(self, tag: str) -> float:
         """Save RAM, devices and disk as the snapshot `tag`; the guest runs on afterwards. Seconds from STOP to RESUME."""

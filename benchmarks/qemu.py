@@ -29,14 +29,19 @@ class Program:
     machine: str  # options
     line: str  # the kernel's
     packed: bool = False  # takes a kernel only as Debian ships it
+    share: str = "virtio-9p-device"
 
 
 PROGRAMS: dict[str, Program] = {
     "riscv64": Program("qemu-system-riscv64", "qemu-system-misc", "-machine virt", "console=ttyS0"),
     "arm64": Program("qemu-system-aarch64", "qemu-system-arm", "-machine virt -cpu cortex-a57", "console=ttyAMA0"),
-    "amd64": Program("qemu-system-x86_64", "qemu-system-x86", "-machine pc -cpu qemu64", "console=ttyS0"),
+    "amd64": Program(
+        "qemu-system-x86_64", "qemu-system-x86", "-machine pc -cpu qemu64", "console=ttyS0", share="virtio-9p-pci"
+    ),
     "armhf": Program("qemu-system-arm", "qemu-system-arm", "-machine virt -cpu cortex-a15", "console=ttyAMA0", True),
-    "i386": Program("qemu-system-i386", "qemu-system-x86", "-machine pc -cpu qemu32,+nx", "console=ttyS0 nopti"),
+    "i386": Program(
+        "qemu-system-i386", "qemu-system-x86", "-machine pc -cpu qemu32,+nx", "console=ttyS0 nopti", share="virtio-9p-pci"
+    ),
 }
 
 
@@ -48,6 +53,9 @@ def command_line(guest: Guest) -> list[str]:
     if guest.disk is not None:
         command += ["-drive", f"if=none,id=disk,cache=writeback,format={guest.disk_format},file={guest.disk}"]
         command += ["-device", "virtio-blk-device,drive=disk"]
+    if guest.share is not None:
+        command += ["-fsdev", f"local,id=share,path={guest.share},security_model=none"]
+        command += ["-device", f"{program.share},fsdev=share,mount_tag=host0"]
     return command
 
 
@@ -104,9 +112,9 @@ class Qemu:
         except QmpError as exc:
             raise EmuError(f"{command[0]}: {self._log.read_text(errors='replace').strip() or exc}") from exc
 
-    def migrate(self, uri: str, *, bandwidth: int) -> Migration:
+    def migrate(self, uri: str, *, bandwidth: int, disk: bool = False) -> Migration:
         """Move the guest by precopy."""
-        return self._qmp.migrate(uri, bandwidth=bandwidth)
+        return self._qmp.migrate(uri, bandwidth=bandwidth, disk=disk)
 
     def savevm(self, tag: str) -> float:
         """Save a snapshot in the qcow2 disk."""

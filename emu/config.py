@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid as uuids
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from emu.block.nbd.address import is_address
 from emu.errors import ConfigError
 
 MAX_MEMORY = 1 << 40  # bytes; past any host that this runs on
@@ -44,7 +45,7 @@ LOG_CHANNELS = {  # QEMU's -d
 class DriveConfig:
     """One `--drive`."""
 
-    path: Path
+    path: str  # a file's name, or an NBD export (emu/block/nbd/address.py)
     format: str = ""  # a key of FORMATS (emu/block/image.py); empty to go by the file's magic
     id: str
     readonly: bool = False
@@ -58,6 +59,10 @@ class DriveConfig:
     def stops_on_error(self) -> bool:
         """Whether there are errors that stop the guest."""
         return self.rerror == "stop" or self.werror in ("stop", "enospc")
+
+    def absolute(self) -> DriveConfig:
+        """The same drive for a process in another working directory."""
+        return self if is_address(self.path) else replace(self, path=str(Path(self.path).absolute()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ def open_drives(drives: Sequence[DriveConfig], *, active: bool, undo: ExitStack)
     for drive in drives:
         if not drive.locking:
             log.warning("drive %s: %s is not locked, nothing keeps two guests from destroying it", drive.id, drive.path)
-        image = open_image(str(drive.path), drive.format, read_only=drive.readonly, active=active, locking=drive.locking)
+        image = open_image(drive.path, drive.format, read_only=drive.readonly, active=active, locking=drive.locking)
         undo.callback(image.close)
         opened.append((drive, image))
     return opened

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Never, TypeVar, cast
 
 from emu.block.copy import DiskCopy
+from emu.block.moved import MovedDisk
 from emu.block.set import ImageSet
 from emu.board import Board, Wiring
 from emu.chardev import Chardev
@@ -30,7 +31,7 @@ from emu.snapshots import place_of_snapshots, unsavable_reasons
 from emu.vcpu import TimedVcpu
 from migration.blockers import Blockers
 from migration.manager import Migrations
-from migration.protocols import DirtyLog, Pause, RamBlock, Savable, StepHook, no_hook
+from migration.protocols import BLOCK, DirtyLog, Pause, RamBlock, Savable, StepHook, no_hook
 from migration.snapshot import SAVE, SaveOptions, SaveReport
 from migration.status import Status
 from migration.vmstate import State, Wire
@@ -126,6 +127,8 @@ class Machine:
                 raise MigrationError(f"the migration is not finalised yet, it is in status {self.migrations.status}")
             if self._state is RunState.INMIGRATE:
                 raise MigrationError("no guest has come in yet")
+            if self._state is RunState.POSTMIGRATE:
+                self.migrations.refuse_if_twice()
             check_transition(self._state, RunState.RUNNING)
             self.disks.activate(expect_unchanged=True)
             self._run()
@@ -212,7 +215,9 @@ class Machine:
             raise MigrationError(f"the guest cannot be {what} while a migration is under way")
 
     def close(self) -> None:
-        """End the threads and give everything back; the guest is gone."""
+        """End the threads and give everything back; the guest is gone. Harmless when done already."""
+        if self._vcpu.closed:
+            return
         self.migrations.cancel()
         self.migrations.wait_over(timeout=10)
         self._vcpu.call(self._pause_and_drain)
@@ -307,8 +312,9 @@ class Machine:
             "memory": self.config.memory,
             "uuid": self.config.uuid,
             **({"icount": True} if self.config.icount else {}),  # streams from before there was one have no such key
-            "board": dict(self.board.configuration()),
+            # Before the board, whose devices differ as well when a drive is missing, which says less.
             "drives": compared(self.drives),
+            "board": dict(self.board.configuration()),
             **({"shares": shares} if shares else {}),  # streams from before there were shares have none
         }
 
@@ -335,6 +341,10 @@ class Machine:
     def disk_copies(self) -> Sequence[DiskCopy]:
         """The disks whose content a snapshot keeps."""
         return [DiskCopy(drive.id, image) for drive, image in self.drives if not drive.readonly and drive.savevm == "copy"]
+
+    def moved_disks(self) -> Sequence[MovedDisk]:
+        """The disks that move with the guest when they are not shared."""
+        return [MovedDisk(drive.id, image, BLOCK) for drive, image in self.drives if not drive.readonly]
 
     def copy_ram(self) -> RamCopy:
         """A copy of all RAM as it is now."""

@@ -101,6 +101,11 @@ class Vcpu(ABC):
         """Stop the guest and its time; returns when no guest instruction runs any more."""
         self.call(self._pause)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the thread has ended: nobody would answer a call."""
+        return not self._thread.is_alive()
+
     def close(self) -> None:
         """End the thread."""
         self.post(self._close)

@@ -30,7 +30,7 @@ TINY = (  # the targets that have a tiny guest
     "tricore",
     "x86_64",
 )
-_TINY = "shell on the serial console, virtio-blk and virtio-rng drivers, memory and journal tests"
+_TINY = "shell on the serial console, virtio-blk, virtio-9p and virtio-rng drivers, memory and journal tests"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

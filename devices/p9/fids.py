@@ -82,6 +82,11 @@ class Fids:
         fid.check()
         return fid
 
+    def is_plain(self, number: int) -> bool:
+        """Whether a fid has nothing behind it but a path, if there is one at all."""
+        fid = self._fids.get(number)
+        return fid is None or (fid.fd < 0 and fid.attribute is None)
+
     def file(self, number: int) -> Fid:
         """A fid that stands for a file, not for an attribute."""
         fid = self.get(number)

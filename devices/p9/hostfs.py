@@ -21,7 +21,7 @@ from pathlib import Path
 
 import xxhash
 
-from devices.p9 import dirents, mapped
+from devices.p9 import dirents, mapped, xattrs
 from devices.p9.beneath import Resolve, best
 from devices.p9.identity import Identity, look
 from devices.p9.mapped import Ownership
@@ -30,11 +30,9 @@ from devices.p9.wire import Attributes, Changes, Qid, QidType, Valid
 from emu.errors import ConfigError
 
 TARGET_MAX = 4095  # bytes of a symbolic link
-XATTR_MAX = 64 << 10  # linux/limits.h, XATTR_SIZE_MAX
 ALWAYS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 LASTING_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_DIRECTORY  # that an open file goes on to have
 KEPT_FLAGS = LASTING_FLAGS | os.O_TRUNC
-
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG, errno.ESTALE)
 QID_TYPES = {dirents.DIRECTORY: QidType.DIR, dirents.SYMLINK: QidType.SYMLINK}
@@ -353,38 +351,30 @@ class HostFs:
         finally:
             os.close(fd)
 
-    # Extended attributes: the user's own, for all others are the host's.
-
-    def _attribute(self, name: bytes) -> bytes:
-        if not name.startswith(b"user.") or name.startswith(mapped.PREFIX) or b"\0" in name:
-            raise OSError(errno.EOPNOTSUPP, "only user attributes are shared")
-        return name
+    # Extended attributes.
 
     def get_attribute(self, fd: int, name: bytes) -> bytes:
         """A value."""
-        return os.getxattr(proc(fd), self._attribute(name))
+        return os.getxattr(proc(fd), xattrs.checked(name))
 
     def list_attributes(self, fd: int) -> bytes:
         """All names, each ended by a NUL."""
-        names = map(os.fsencode, os.listxattr(proc(fd)))
-        return b"".join(name + b"\0" for name in names if name.startswith(b"user.") and not name.startswith(mapped.PREFIX))
+        return b"".join(name + b"\0" for name in map(os.fsencode, os.listxattr(proc(fd))) if xattrs.is_shared(name))
 
     def set_attribute(self, fd: int, name: bytes, value: bytes, flags: int) -> None:
         """Set a value; `flags` are setxattr(2)'s."""
         self._writable()
-        os.setxattr(proc(fd), self._attribute(name), value, flags)
+        os.setxattr(proc(fd), xattrs.checked(name), value, flags)
 
     def remove_attribute(self, fd: int, name: bytes) -> None:
         """Take an attribute away."""
         self._writable()
-        os.removexattr(proc(fd), self._attribute(name))
+        os.removexattr(proc(fd), xattrs.checked(name))
 
     def check_attribute(self, name: bytes, size: int) -> None:
         """OSError when `set_attribute` could not be right."""
         self._writable()
-        self._attribute(name)
-        if size > XATTR_MAX:
-            raise OSError(errno.E2BIG, f"an attribute has {size} bytes, at most {XATTR_MAX} are allowed")
+        xattrs.check(name, size)
 
 
 def _give(fd: int, owner: Owner) -> None:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from devices.p9.fids import FIDS_MAX, OPEN_MAX, PATHS_MAX, Attribute, Fid, Fids
-from devices.p9.hostfs import LASTING_FLAGS, NOT_THERE, XATTR_MAX, HostFs
+from devices.p9.hostfs import LASTING_FLAGS, NOT_THERE, HostFs
 from devices.p9.identity import Identity
 from devices.p9.paths import NAME_MAX, PATH_MAX, plain
+from devices.p9.xattrs import VALUE_MAX
 from emu.errors import MigrationError, StateError
 from migration.vmstate import State, VMState, blob, flag, structs, u32, u64
 
@@ -81,8 +82,8 @@ class AttributeState(State):
     VMSTATE: ClassVar[VMState] = VMState("p9-attribute", version=1, minimum=1)
     fid: int = u32()
     name: bytes = blob(max_len=NAME_MAX)
-    value: bytes = blob(max_len=XATTR_MAX)
-    size: int = u32(max=XATTR_MAX)
+    value: bytes = blob(max_len=VALUE_MAX)
+    size: int = u32(max=VALUE_MAX)
     flags: int = u32()
     written: bool = flag()
 

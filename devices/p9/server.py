@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import struct
 from collections.abc import Callable, Sequence
 
 from devices.p9 import handles, names, wire
@@ -20,6 +21,10 @@ from devices.p9.wire import Reader, Type
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Session, Call], bytes]
+
+NO_NAMES = b"\0\0"
+_COPY = struct.Struct("<IBHII2s")  # Twalk without names: header, fid, new fid, NO_NAMES
+_CLUNK = struct.Struct("<IBHI")  # header, fid
 
 HANDLERS: dict[int, Handler] = {
     Type.STATFS: names.statfs,
@@ -77,6 +82,15 @@ class Server:
             log.info("9p: message %d: %s", kind, exc)
             return wire.error(tag, errno.EINVAL), 0
         return wire.message(kind + 1, tag, body, call.filled), call.filled
+
+    def answers_alone(self, message: bytes) -> bool:
+        """Whether a message needs nothing of the host and never waits: a fid is copied, or one that is not open ends."""
+        size, kind, _tag = wire.HEADER.unpack_from(message)
+        if size != len(message):
+            return False
+        if kind == Type.WALK:
+            return size == _COPY.size and message.endswith(NO_NAMES)
+        return kind == Type.CLUNK and size == _CLUNK.size and self.session.fids.is_plain(_CLUNK.unpack(message)[-1])
 
     def _handle(self, size: int, kind: int, call: Call) -> bytes:
         handler = HANDLERS.get(kind)

@@ -3,6 +3,8 @@
     queue_notified: pop chains, copy messages -> waiting -> worker: Server, data straight between file and guest memory
                                                          -> done -> post: push, interrupt (one for many)
 
+A message that needs nothing of the host is answered right there, if none comes before it.
+
 The fids of a migratable share are saved with the queue and the length of messages that was agreed upon; before the guest may
 run elsewhere, its files are found and open there. Any other share that is mounted forbids saving and moving the guest. When the
 state is saved no request is under way: each has been carried out once and answered.
@@ -105,10 +107,22 @@ class VirtioP9(VirtioDevice):
         queue = self.queues[index]
         try:
             while (chain := queue.pop()) is not None:
-                self._workers.start(_parse(chain))
+                request = _parse(chain)
+                if not self._carried_out_here(request):
+                    self._workers.start(request)
         finally:
             queue.enable_notification()
             self._give_back(self._workers.settle(PATIENCE))
+
+    def _carried_out_here(self, request: Request) -> bool:
+        """A third of Linux's messages need no host: going to the worker and back would be most of what they take."""
+        session = self._server.session
+        if not session.lock.acquire(blocking=False):  # somebody is looking through the fids
+            return False
+        try:
+            return self._server.answers_alone(request.message) and self._workers.carry_out_here(request)
+        finally:
+            session.lock.release()
 
     def _carry_out(self, request: Request) -> None:
         reply, filled = self._server.serve(request.message, request.payload, request.data)

@@ -57,6 +57,16 @@ class Workers(Generic[RequestT]):
         if start:
             self._executor.submit(self._work)
 
+    def carry_out_here(self, request: RequestT) -> bool:
+        """Carry the request out on this thread, if none comes before it: whether it was. `settle` follows."""
+        with self._changed:
+            if self._unfinished:
+                return False
+        self._carry_out(request)
+        with self._changed:
+            self._done.append(request)
+        return True
+
     def settle(self, patience: float) -> list[RequestT]:
         """Wait up to `patience` seconds for what is under way; takes what is done by then, which is not given back."""
         with self._changed:

@@ -205,7 +205,7 @@ class ImageFile:
                         text = f"ends at {offset:#x}, {length} bytes before the end of a read"
                         raise ImageError(ImageErrorKind.IO, self.path, text)
                     offset, length = offset + done, length - done
-                    rest = _after(rest, done) if length else ()
+                    rest = after(rest, done) if length else ()
             except OSError as exc:
                 raise self._failed(f"reading {length} bytes at {offset:#x}", exc) from exc
 
@@ -234,7 +234,7 @@ class ImageFile:
                 while length:
                     done = os.pwritev(self._fd, rest[:IOV_MAX], offset)
                     offset, length = offset + done, length - done
-                    rest = _after(rest, done) if length else ()
+                    rest = after(rest, done) if length else ()
                 with self._gate:
                     self.size = max(self.size, offset)
             except OSError as exc:
@@ -291,7 +291,7 @@ class ImageFile:
         return ImageError(ImageErrorKind.IO, self.path, f"{what} failed: {exc.strerror}")
 
 
-def _after(buffers: WriteBuffers, done: int) -> list[memoryview]:
+def after(buffers: WriteBuffers, done: int) -> list[memoryview]:
     """What is left of `buffers` when their first `done` bytes have been transferred."""
     rest: list[memoryview] = []
     for buffer in buffers:

@@ -98,15 +98,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--memory", metavar="SIZE", help="K, M or G behind a number; a bare number is MiB, as QEMU has it")
     machine.add_argument(
         "--drive",
-        metavar="FILE[,format=raw|qcow2][,id=ID][,readonly][,serial=TEXT][,savevm=copy][,locking=off]"
+        metavar="FILE|NBD[,format=raw|qcow2][,id=ID][,readonly][,serial=TEXT][,savevm=copy][,locking=off]"
         "[,werror=enospc|stop|report|ignore][,rerror=report|stop|ignore]",
         action="append",
         default=[],
-        help="a virtio disk; unless given, its format is told by its first bytes and its id is drive0, drive1, …; savevm=copy "
-        "puts a copy of the disk into every snapshot; a comma in a name is written twice. A write that the host has no room "
-        "for stops the guest, and the monitor's cont carries it out again; werror and rerror say whether other errors of "
-        "writes and reads are to stop it too, are reported to it, or ignored. With locking=off, for file systems without "
-        "locks, nothing keeps two guests from writing to the image at the same time and destroying it",
+        help="a virtio disk: a file, or what an NBD server has at nbd:HOST:PORT/NAME, nbd:unix:PATH:exportname=NAME, "
+        "nbd://HOST:PORT/NAME or nbd+unix:///NAME?socket=PATH; unless given, its format is told by its first bytes and its id "
+        "is drive0, drive1, …; savevm=copy puts a copy of the disk into every snapshot; a comma in a name is written twice. "
+        "A write that the host has no room for stops the guest, and the monitor's cont carries it out again; werror and rerror "
+        "say whether other errors of writes and reads are to stop it too, are reported to it, or ignored. With locking=off, "
+        "for file systems without locks, nothing keeps two guests from writing to the image at the same time and destroying it",
     )
     machine.add_argument(
         "--share",
@@ -210,7 +211,7 @@ def parse_drive(text: str, index: int) -> DriveConfig:
     for name, known_values in (("savevm", SAVEVM), ("werror", WERROR), ("rerror", RERROR)):
         if values[name] not in known_values:
             raise ConfigError(f"--drive {name} is {values[name]!r:.40}, must be one of {', '.join(known_values)}")
-    return DriveConfig(path=Path(path), readonly=flags["readonly"], locking=flags["locking"], **values)
+    return DriveConfig(path=path, readonly=flags["readonly"], locking=flags["locking"], **values)
 
 
 def parse_share(text: str, index: int) -> ShareConfig:

@@ -191,6 +191,9 @@ def show_migration(answer: Wire) -> str:
     lines += [f"{title}: {migration[key]} ms" for key, title in _TIMES if key in migration]
     if "ram" in migration:
         lines += _ram_lines(cast("dict[str, int]", migration["ram"]))
+    if "disk" in migration:
+        disk = cast("dict[str, int]", migration["disk"])
+        lines += [f"{key} disk: {disk[key] >> 10} kbytes" for key in ("transferred", "remaining", "total")]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 #include "console.h"
 #include "irq.h"
 #include "memory.h"
+#include "p9.h"
 #include "rng.h"
 #include "shell.h"
 #include "timer.h"
@@ -50,5 +51,6 @@ void tiny_main(uintptr_t boot_arg)
     memory_init(&board);
     blk_init(&board);
     rng_init(&board);
+    p9_init(&board);
     shell(&board, boots);
 }

@@ -7,6 +7,7 @@
 #include "irq.h"
 #include "journal.h"
 #include "memory.h"
+#include "p9.h"
 #include "rng.h"
 #include "stream.h"
 #include "timer.h"
@@ -69,6 +70,7 @@ static bool do_info(const char *const *words, unsigned count)
     }
     blk_report();
     rng_report();
+    p9_report();
     print("bootargs=%s\n", board->bootargs);
     return true;
 }
@@ -150,6 +152,24 @@ static bool do_blk(const char *const *words, unsigned count)
     return report("blk", error);
 }
 
+static bool do_9p(const char *const *words, unsigned count)
+{
+    const char *path = count > 2 ? words[2] : "";
+    if (count == 4 && !strcmp(words[1], "put"))
+        return report("9p", p9_put(path, words[3]));
+    if (count == 2 && !strcmp(words[1], "umount"))
+        return report("9p", p9_umount());
+    if (count == 3 && !strcmp(words[1], "cat"))
+        return report("9p", p9_show(path));
+    if (count == 3 && !strcmp(words[1], "rm"))
+        return report("9p", p9_remove(path));
+    if ((count == 2 || count == 3) && !strcmp(words[1], "ls"))
+        return report("9p", p9_list(path));
+    if ((count == 2 || count == 3) && !strcmp(words[1], "stat"))
+        return report("9p", p9_stat(path));
+    return false;
+}
+
 static bool do_rand(const char *const *words, unsigned count)
 {
     (void)words, (void)count;
@@ -218,6 +238,12 @@ static const struct {
     { "blk", true, do_blk, "blk read SECTOR                read a sector, show its CRC-32 and first bytes\n"
                            "blk write SECTOR SEED          fill a sector, durably\n"
                            "blk journal N [START]          append N records, or cut back to START first" },
+    { "9p", true, do_9p, "9p ls [PATH]                   names in a shared directory\n"
+                         "9p cat PATH                    a file's bytes, their number and CRC-32\n"
+                         "9p put PATH WORD               make a file, or replace what is in it\n"
+                         "9p rm PATH                     remove a file or an empty directory\n"
+                         "9p stat [PATH]                 type, mode, owner, size, time of the last change\n"
+                         "9p umount                      give the share back, which the first use mounts" },
     { "rand", false, do_rand, "rand                           16 bytes of virtio-rng" },
     { "sleep", true, do_sleep, "sleep MS                       wait for an interrupt until the time passed" },
     { "irq", false, do_irq, "irq                            interrupts so far, source=count" },

@@ -6,7 +6,7 @@
 
 #include "board.h"
 
-enum { VIRTIO_ID_BLOCK = 2, VIRTIO_ID_RNG = 4 };
+enum { VIRTIO_ID_BLOCK = 2, VIRTIO_ID_RNG = 4, VIRTIO_ID_9P = 9 };
 
 #define QUEUE_SIZE 8 /* a power of two (2.7); a block request takes 3 descriptors */
 

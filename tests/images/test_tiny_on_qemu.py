@@ -81,9 +81,15 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def guest(disk: Path) -> Iterator[Guest]:
+def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("share")
+
+
+@pytest.fixture(scope="module")
+def guest(disk: Path, share: Path) -> Iterator[Guest]:
     drive = ["-drive", f"file={disk},format=raw,if=none,id=d", "-device", "virtio-blk-device,drive=d,serial=emu0"]
-    yield from boot("64", *drive, "-device", "virtio-rng-device", "-append", "two words")
+    shared = ["-fsdev", f"local,id=s,path={share},security_model=none", "-device", "virtio-9p-device,fsdev=s,mount_tag=host0"]
+    yield from boot("64", *drive, "-device", "virtio-rng-device", *shared, "-append", "two words")
 
 
 @pytest.fixture
@@ -97,7 +103,11 @@ def test_info_tells_the_machine(guest: Guest) -> None:
     assert (info["isa"], info["boots"], info["timer_hz"], info["ram_bytes"]) == ("riscv64", "1", "10000000", str(64 << 20))
     assert (info["uart"], info["uart_irq"], info["bootargs"]) == ("0x10000000", "10", "two words")
     assert (info["blk_sectors"], info["blk_flush"], info["blk_serial"]) == ("2048", "1", "emu0")
-    assert (info["virtio6"], info["virtio7"]) == ("0x10007000 id 4 irq 7", "0x10008000 id 2 irq 8")
+    assert (info["virtio5"], info["virtio6"], info["virtio7"]) == (
+        "0x10006000 id 9 irq 6",
+        "0x10007000 id 4 irq 7",
+        "0x10008000 id 2 irq 8",
+    )
 
 
 def test_tick_prints_one_line_for_each_timer_interrupt(guest: Guest) -> None:
@@ -175,6 +185,21 @@ def test_rand_gives_sixteen_bytes_that_change(guest: Guest) -> None:
     assert first != second
 
 
+def test_9p_works_on_the_hosts_directory(guest: Guest, share: Path) -> None:
+    (share / "dir").mkdir()
+
+    assert guest.run("9p put dir/file hello") == ["9p put 5 bytes"]
+    assert (share / "dir/file").read_text() == "hello"
+    assert guest.run("9p cat dir/file") == ["hello", f"9p cat 5 bytes crc32 {zlib.crc32(b'hello'):08x}"]
+    assert guest.run("9p ls dir") == ["- file"]
+    assert guest.run("9p stat dir/file")[0].startswith("9p - mode 0644 uid ")
+    assert guest.run("9p rm dir") == ["error: 9p: directory not empty"]
+    assert guest.run("9p rm dir/file") == guest.run("9p rm dir") == ["9p removed"]
+    assert guest.run("9p cat dir/file") == ["error: 9p: no such file or directory"]
+    assert guest.run("9p umount") == []
+    assert list(share.iterdir()) == []
+
+
 def test_sleep_takes_the_time_asked_for(guest: Guest) -> None:
     (line,) = guest.run("sleep 50")
 
@@ -187,14 +212,14 @@ def test_irq_counts_every_source(guest: Guest) -> None:
 
     counts = {source: int(count) for source, count in (line.split("=") for line in guest.run("irq"))}
 
-    assert list(counts) == ["timer", "uart", "virtio-blk", "virtio-rng", "spurious"]
+    assert list(counts) == ["timer", "uart", "virtio-blk", "virtio-rng", "virtio-9p", "spurious"]
     assert min(counts["uart"], counts["virtio-blk"], counts["virtio-rng"]) > 0
 
 
 def test_help_names_every_command(guest: Guest) -> None:
     names = {line.split()[0] for line in guest.run("help")}
 
-    assert names == {"help", "info", "tick", "mem", "blk", "rand", "sleep", "irq", "off", "reboot"}
+    assert names == {"help", "info", "tick", "mem", "blk", "9p", "rand", "sleep", "irq", "off", "reboot"}
 
 
 @pytest.mark.parametrize(
@@ -210,6 +235,10 @@ def test_help_names_every_command(guest: Guest) -> None:
         "blk read 1 2",
         "sleep 0x",
         "irq 1",
+        "9p",
+        "9p cat",
+        "9p put name",
+        "9p umount now",
     ],
 )
 def test_bad_command_is_answered_by_the_way_to_help(guest: Guest, line: str) -> None:
@@ -249,9 +278,10 @@ def test_reboot_is_counted_in_ram(bare_guest: Guest) -> None:
 def test_least_ram_and_no_devices_is_enough(bare_guest: Guest) -> None:
     info = bare_guest.info()
 
-    assert (info["ram_bytes"], info["blk"], info["rng"]) == (str(16 << 20), "none", "none")
+    assert (info["ram_bytes"], info["blk"], info["rng"], info["p9"]) == (str(16 << 20), "none", "none", "none")
     assert bare_guest.run("blk journal 1") == ["error: blk: no virtio-blk device"]
     assert bare_guest.run("rand") == ["error: rand: no virtio-rng device"]
+    assert bare_guest.run("9p ls") == bare_guest.run("9p umount") == ["error: 9p: no virtio-9p device"]
 
 
 def test_off_ends_the_machine_with_code_zero(bare_guest: Guest) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from emu.monitor.client import QmpCallError
+from images.linux import LinuxImage
 from tests.live import test_linux
 from tests.live.linux import LinuxGuest
 from tests.live.test_journeys import SEED
@@ -22,6 +23,10 @@ pytestmark = [pytest.mark.linux, pytest.mark.timeout(TIMEOUT), pytest.mark.param
 image, start = test_linux.image, test_linux.start
 
 FILES = 60
+MANY_FILES = 2000
+CACHES = {"riscv64": "none", "arm64": "mmap", "amd64": "loose"}  # each once; test_share_posix.py has all of them on each
+PROCESSES = 20
+LONG = 300  # seconds for a shell line that handles thousands of files, on a busy host
 MOUNT = "mount -t 9p -o trans=virtio,version=9p2000.L"
 
 
@@ -53,9 +58,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def mounted(start: StartLinux, share: Path, options: str = "") -> LinuxGuest:
+def mounted(start: StartLinux, share: Path, options: str = "", *, cache: str = "none") -> LinuxGuest:
     guest = start("guest", "--share", f"{share}{options}").boot()
-    guest.run(f"{MOUNT} host0 /mnt")
+    guest.run(f"{MOUNT},cache={cache} host0 /mnt")
     return guest
 
 
@@ -77,6 +82,41 @@ def test_a_tree_is_unpacked_and_is_the_same_on_both_sides(start: StartLinux, sha
     assert (share / "tree/hard").samefile(share / "tree/d2/file 2")
     guest.run("rm -r /mnt/tree && umount /mnt")
     assert [path.name for path in share.iterdir()] == ["tree.tar"]
+    assert guest.power_off() == 0
+
+
+def test_two_thousand_files_are_unpacked_as_they_were_packed(
+    start: StartLinux, image: LinuxImage, share: Path, tmp_path: Path
+) -> None:
+    chance = random.Random(SEED)
+    expected = {f"{number % 40}/{number}": chance.randbytes(chance.randrange(3000)) for number in range(MANY_FILES)}
+    with tarfile.open(share / "tree.tar", "w") as tar:
+        for name, content in expected.items():
+            (tmp_path / "file").write_bytes(content)
+            tar.add(tmp_path / "file", f"tree/{name}")
+    guest = mounted(start, share, cache=CACHES[image.arch])
+
+    guest.run("cd /mnt && tar xf tree.tar", LONG)
+    sums = guest.run("cd tree && find . -type f -exec md5sum {} + | sort | md5sum; cd /", LONG)
+
+    guest.run("umount /mnt", LONG)
+    assert contents(share / "tree") == expected
+    lines = sorted(f"{md5sum(content).removesuffix('-')}./{name}\n" for name, content in expected.items())
+    assert sums == md5sum("".join(lines).encode())
+    assert guest.power_off() == 0
+
+
+def test_many_processes_work_at_once(start: StartLinux, image: LinuxImage, share: Path) -> None:
+    guest = mounted(start, share, cache=CACHES[image.arch])
+    work = "seq $i 999 >own$i && sort -n own$i | cmp - own$i && mkdir dir$i && mv own$i dir$i && echo $i >>log"
+
+    guest.run(f"cd /mnt; for i in $(seq {PROCESSES}); do {{ {work}; }} & done; wait; cd /; umount /mnt", LONG)
+
+    names = range(1, PROCESSES + 1)
+    written = {f"dir{name}/own{name}": "".join(f"{line}\n" for line in range(name, 1000)).encode() for name in names}
+    found = contents(share)
+    assert sorted(found.pop("log").split(), key=int) == [str(name).encode() for name in names]
+    assert found == written
     assert guest.power_off() == 0
 
 

@@ -142,7 +142,7 @@ def test_which_drives_to_let_go_must_be_told(
 
 
 def test_one_of_several_drives_cannot_change_its_owner_alone(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:
-    machine.drives += FakeMachine(Path(), machine.guest, DriveConfig(path=Path("b"), id="b")).drives
+    machine.drives += FakeMachine(Path(), machine.guest, DriveConfig(path="b", id="b")).drives
     with pytest.raises(ExecuteError, match="drive 'b' shares its owner with the 1 others"):
         qmp.cmd("blockdev-set-active", active=False, **{"node-name": "b"})
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from devices.p9.beneath import Resolve, best, by_names, by_openat2
 from tests.devices.p9.client import Client
 
 SECRET = b"secret"
@@ -41,3 +43,22 @@ def connect(share: Path) -> Iterator[NewClient]:
 @pytest.fixture
 def client(connect: NewClient) -> Client:
     return connect()
+
+
+@pytest.fixture(params=[by_openat2, by_names], ids=["openat2", "by-names"])
+def resolve(request: pytest.FixtureRequest) -> Resolve:
+    found: Resolve = request.param
+    if found is by_openat2 and best() is not by_openat2:
+        pytest.skip("this kernel has no openat2")
+    return found
+
+
+def witness(folder: Path, share: Path) -> list[object]:
+    """All that is beside the share, as it is."""
+    found: list[object] = []
+    beside = [entry for entry in folder.iterdir() if entry != share]  # the share itself may be changing just now
+    for path in sorted([*beside, *(below for entry in beside for below in entry.rglob("*"))]):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        found.append((path, content, status.st_mode, status.st_uid, status.st_nlink, status.st_mtime_ns, os.listxattr(path)))
+    return found

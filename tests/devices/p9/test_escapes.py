@@ -6,43 +6,22 @@ import contextlib
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from devices.p9 import beneath
-from devices.p9.beneath import Resolve, best, by_names, by_openat2
+from devices.p9.beneath import Resolve, best, by_names
 from devices.p9.hostfs import HostFs
 from devices.p9.wire import Type, Valid
 from emu.errors import ConfigError
 from tests.devices.p9.client import ROOT, Client, fields, refused
-from tests.devices.p9.conftest import SECRET, NewClient
+from tests.devices.p9.conftest import NewClient, witness
 
-SWAPS = 300  # times that a directory and a link change places under the client's hands
 EVERY_TIME = Valid.ATIME | Valid.MTIME | Valid.ATIME_SET | Valid.MTIME_SET
 
 Try = Callable[[Client], object]
-
-
-@pytest.fixture(params=[by_openat2, by_names], ids=["openat2", "by-names"])
-def resolve(request: pytest.FixtureRequest) -> Resolve:
-    found: Resolve = request.param
-    if found is by_openat2 and best() is not by_openat2:
-        pytest.skip("this kernel has no openat2")
-    return found
-
-
-def witness(folder: Path, share: Path) -> list[object]:
-    """All that is beside the share, as it is."""
-    found: list[object] = []
-    beside = [entry for entry in folder.iterdir() if entry != share]  # the share itself may be changing just now
-    for path in sorted([*beside, *(below for entry in beside for below in entry.rglob("*"))]):
-        status = path.lstat()
-        content = path.read_bytes() if path.is_file() else b""
-        found.append((path, content, status.st_mode, status.st_uid, status.st_nlink, status.st_mtime_ns, os.listxattr(path)))
-    return found
 
 
 @pytest.fixture
@@ -103,6 +82,8 @@ FIELDS: dict[str, Callable[[Client, bytes], object]] = {
     "renameat-new": lambda client, name: client.renameat(b"file", name),
     "unlinkat": lambda client, name: client.unlinkat(name),
     "unlinkat-dir": lambda client, name: client.unlinkat(name, 0x200),
+    "xattrcreate": lambda client, name: client.xattrcreate(client.walk(b"file"), name, 1),
+    "xattrcreate-user": lambda client, name: client.setxattr(client.walk(b"file"), b"user." + name + b"\0", b"1"),
 }
 
 
@@ -112,7 +93,7 @@ def test_only_plain_names_are_taken(client: Client, share: Path, field: Callable
     inside = sorted(share.rglob("*"))
     with pytest.raises(OSError, match="server told") as caught:
         field(client, name)
-    assert caught.value.errno in (errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG)
+    assert caught.value.errno in (errno.ENOENT, errno.EINVAL, errno.ENAMETOOLONG, errno.EOPNOTSUPP)  # the last of attributes
     assert sorted(share.rglob("*")) == inside
 
 
@@ -120,8 +101,14 @@ def test_only_plain_names_are_taken(client: Client, share: Path, field: Callable
     "name", [name for name in NAMES.values() if name != b".."], ids=[key for key in NAMES if key != "dotdot"]
 )
 def test_a_walk_takes_only_plain_names(client: Client, name: bytes) -> None:
-    with pytest.raises(OSError, match="server told"):
-        client.try_walk(ROOT, 50, name)
+    for names in ([name], [name, b"secret"]):
+        with pytest.raises(OSError, match="server told"):
+            client.try_walk(ROOT, 50, *names)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES.values() if name], ids=[key for key in NAMES if key != "empty"])
+def test_an_attribute_that_is_read_is_a_users_own(client: Client, name: bytes) -> None:
+    refused(errno.EOPNOTSUPP, lambda: client.getxattr(client.walk(b"file"), name))
 
 
 # Tries that must fail.
@@ -167,6 +154,8 @@ FAIL: dict[str, Try] = {
     "chmod-link": lambda client: client.setattr(client.walk(b"absolute"), Valid.MODE, mode=0o777),
     "xattr-of-link": lambda client: client.setxattr(client.walk(b"absolute"), b"user.x", b"1"),
     "trusted-xattr": lambda client: client.setxattr(client.walk(b"file"), b"trusted.overlay.redirect", b"/"),
+    "trusted-xattr-read": lambda client: client.getxattr(client.walk(b"file"), b"trusted.overlay.redirect"),
+    "acl-xattr-read": lambda client: client.getxattr(client.walk(b"dir"), b"system.posix_acl_default"),
     "capability-xattr": lambda client: client.setxattr(client.walk(b"file"), b"security.capability", b"1"),
     "forged-mapping": lambda client: client.setxattr(client.walk(b"file"), b"user.virtfs.mode", b"\0\x21\0\0"),
     "readdir-of-link": lambda client: client.readdir(client.walk(b"folder")),
@@ -181,6 +170,17 @@ FAIL: dict[str, Try] = {
     "msize-too-small": lambda client: client.version(4095),
     "message-longer-than-msize": lambda client: (client.version(4096), client.ask(Type.WALK, bytes(5000))),
     "write-longer-than-its-data": lambda client: client.ask(Type.WRITE, fields("IQI", client.create(b"new"), 0, 100), b"x"),
+    "getattr-without-room": lambda client: client.ask(Type.GETATTR, fields("IQ", ROOT, 0x7FF), room=11),
+    "readlink-without-room": lambda client: client.ask(Type.READLINK, fields("I", client.walk(b"absolute")), room=11),
+    "statfs-without-room": lambda client: client.ask(Type.STATFS, fields("I", ROOT), room=20),
+    "readdir-without-room": lambda client: client.ask(
+        Type.READDIR, fields("IQI", client.open(flags=os.O_DIRECTORY), 0, 4096), room=15
+    ),
+    "readdir-from-nowhere": lambda client: client.readdir(client.open(flags=os.O_DIRECTORY), 1 << 63),
+    "read-from-nowhere": lambda client: client.read(client.open(b"file"), 1 << 63),
+    "write-to-nowhere": lambda client: client.write(client.create(b"new"), (1 << 64) - 1, b"x"),
+    "fid-of-no-session": lambda client: (fid := client.open(b"file"), client.version(), client.read(fid)),
+    "fid-cloned-while-open": lambda client: client.lopen(client.walk(fid=client.open(b"file")), os.O_DIRECTORY),
     "walk-count-lies": lambda client: client.ask(Type.WALK, fields("IIH", ROOT, 50, 3) + b"\x01\0a"),
     "string-length-lies": lambda client: client.ask(Type.MKDIR, fields("IH", ROOT, 65535) + b"abc"),
 }
@@ -273,70 +273,6 @@ def test_a_file_that_becomes_a_link_is_not_opened(client: Client, share: Path) -
     (share / "file").unlink()
     (share / "file").symlink_to(share.parent / "secret")
     refused(errno.ELOOP, lambda: client.lopen(file))
-
-
-def swapping(share: Path, stop: threading.Event) -> None:
-    """Somebody on the host who makes a directory a link and back, over and over."""
-    while not stop.is_set():
-        (share / "swap").rename(share / "held")
-        (share / "swap").symlink_to(share.parent / "outside")
-        (share / "swap").unlink()
-        (share / "held").rename(share / "swap")
-
-
-@pytest.fixture
-def swapped(share: Path) -> Iterator[None]:
-    (share / "swap").mkdir()
-    (share / "swap/secret").write_bytes(b"inside")
-    stop = threading.Event()
-    thread = threading.Thread(target=swapping, args=(share, stop))
-    thread.start()
-    yield
-    stop.set()
-    thread.join()
-
-
-@pytest.mark.usefixtures("swapped")
-def test_swapping_a_directory_for_a_link_never_shows_the_secret(client: Client) -> None:
-    for _ in range(SWAPS):
-        with contextlib.suppress(OSError):
-            fid = client.open(b"swap", b"secret")
-            assert client.read(fid) != SECRET
-            client.clunk(fid)
-
-
-@pytest.mark.usefixtures("swapped")
-def test_swapping_a_directory_for_a_link_never_lets_a_file_out(client: Client) -> None:
-    for _ in range(SWAPS):
-        for make in (
-            lambda fid: client.mkdir(b"new", fid=fid),
-            lambda fid: client.symlink(b"link", b"x", fid=fid),
-            lambda fid: client.mknod(b"pipe", stat.S_IFIFO | 0o600, fid=fid),
-            lambda fid: client.lcreate(fid, b"file", os.O_RDWR | os.O_TRUNC),
-        ):
-            with contextlib.suppress(OSError):
-                work_in_swapped(client, make)
-
-
-@pytest.mark.usefixtures("swapped")
-def test_swapping_a_directory_for_a_link_never_removes_a_file_outside(client: Client) -> None:
-    for _ in range(SWAPS):
-        for take_away in (
-            lambda fid: client.renameat(b"secret", b"moved", fid, fid),
-            lambda fid: client.unlinkat(b"moved", fid=fid),
-            lambda fid: client.lcreate(fid, b"secret"),
-        ):
-            with contextlib.suppress(OSError):
-                work_in_swapped(client, take_away)
-
-
-def work_in_swapped(client: Client, work: Callable[[int], object]) -> None:
-    """Do something with a fid of the directory, or of the link that is there at the moment."""
-    directory = client.walk(b"swap")
-    try:
-        work(directory)
-    finally:
-        client.clunk(directory)
 
 
 def test_links_of_a_mapped_share_are_followed_by_nobody(connect: NewClient, share: Path, resolve: Resolve) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def peer(share: Path) -> Iterator[socket.socket]:
     session = Session(HostFs(share, readonly=False, mapped=False), None)
 
     def serve() -> None:
-        with theirs:
+        with theirs, contextlib.suppress(OSError):  # as `emu serve-9p` does: the client may be gone before its answer
             stream.serve(theirs, Server(session))
 
     thread = threading.Thread(target=serve)

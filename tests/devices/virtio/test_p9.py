@@ -1,112 +1,24 @@
-"""The 9P device: messages through its rings, requests in flight, sessions that end, and what keeps a guest from moving."""
+"""The 9P device: messages through its rings, sessions that end, and what keeps a guest from moving."""
 
 from __future__ import annotations
 
 import errno
 import resource
 import struct
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from devices.p9 import wire
-from devices.p9.hostfs import HostFs
 from devices.p9.saved import FidsState, FidState
-from devices.p9.server import Server
-from devices.p9.session import Session
 from devices.p9.wire import Type
-from devices.virtio.mmio import Interrupt, Reg, VirtioMmio
-from devices.virtio.p9 import MOUNT_TAG, VirtioP9, VirtioP9State
-from devices.virtio.workers import Executor
+from devices.virtio.mmio import Interrupt, Reg
+from devices.virtio.p9 import MOUNT_TAG, VirtioP9State
 from emu.errors import MigrationError, StateError
-from migration.blockers import Blockers
 from migration.vmstate import dump, parse
-from tests.devices.virtio.driver import Driver, HeldExecutor, InlineExecutor, Memory, Posts, Sent
-
-REASON = "The share is mounted."
-MSIZE = 64 << 10
-CONTENT = bytes(range(256)) * 64
-
-
-class Share:
-    """A share and the driver of a guest that uses it."""
-
-    def __init__(self, root: Path, executor: Executor, *, migratable: bool = False) -> None:
-        self.posts = Posts()
-        self.memory = Memory()
-        self.blockers = Blockers()
-        self.files = HostFs(root, readonly=False, mapped=False)
-        self.executor = executor
-        self.driver = Driver(self.new_device(migratable=migratable), self.memory).start()
-
-    def new_device(self, *, migratable: bool = False, keep_stale: bool = False) -> VirtioP9:
-        server = Server(Session(self.files, None if migratable else lambda: self.blockers.add(REASON)))
-        device = VirtioP9(
-            "p9", self.memory, server, tag="host0", executor=self.executor, post=self.posts, keep_stale=keep_stale
-        )
-        self.blockers.ask(device.obstacles)
-        return device
-
-    def move(self, *, migratable: bool = True, keep_stale: bool = False) -> None:
-        """Go on with another device, which has the state of the one before, unless it refuses with a MigrationError."""
-        old, bus = self.driver.device, self.driver.bus
-        state = parse(VirtioP9State, 1, dump(old.save()))
-        fresh = self.new_device(migratable=migratable, keep_stale=keep_stale)
-        with fresh.prepared(state):
-            fresh.load(state)
-        self.driver.device, self.driver.bus = fresh, VirtioMmio("mmio-p9", fresh, self.driver.line.irq)
-        self.driver.bus.load(bus.save())
-        old.reset()
-
-    def send(self, kind: int, body: bytes, payload: bytes = b"", room: tuple[int, ...] = (11, 4096), tag: int = 1) -> Sent:
-        message = wire.message(kind, tag, body, len(payload))
-        return self.driver.add([message, payload] if payload else [message], room, indirect=True)
-
-    def ask(self, kind: int, body: bytes, payload: bytes = b"", room: tuple[int, ...] = (11, 4096)) -> bytes:
-        """The whole reply."""
-        sent = self.send(kind, body, payload, room)
-        self.driver.kick()
-        self.posts.run()
-        [(head, length)] = self.driver.used()
-        reply = self.driver.content(sent)
-        assert head == sent.head
-        assert struct.unpack_from("<I", reply)[0] == length
-        return reply[:length]
-
-    def mount(self) -> None:
-        self.ask(Type.VERSION, wire.u32(MSIZE) + wire.string(wire.VERSION))
-        reply = self.ask(Type.ATTACH, struct.pack("<IIHHI", 0, 0xFFFF_FFFF, 0, 0, 0))
-        assert reply[4] == Type.ATTACH + 1
-
-    def open_file(self, fid: int = 1) -> None:
-        self.ask(Type.WALK, struct.pack("<II", 0, fid) + wire.strings([b"file"]))
-        reply = self.ask(Type.LOPEN, struct.pack("<II", fid, 2))
-        assert reply[4] == Type.LOPEN + 1
-
-
-Begin = Callable[..., Share]
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "file").write_bytes(CONTENT)
-    return tmp_path
-
-
-@pytest.fixture
-def begin(root: Path) -> Iterator[Begin]:
-    shares: list[Share] = []
-
-    def new(executor: Executor, **options: bool) -> Share:
-        shares.append(Share(root, executor, **options))
-        return shares[-1]
-
-    yield new
-    for share in shares:
-        share.driver.device.reset()
-        share.files.close()
+from tests.devices.virtio.driver import InlineExecutor
+from tests.devices.virtio.share import FILE, MSIZE, REASON, Begin, Share
 
 
 @pytest.fixture
@@ -124,7 +36,7 @@ def test_data_is_read_into_pieces_of_any_size(share: Share) -> None:
     share.mount()
     share.open_file()
     reply = share.ask(Type.READ, struct.pack("<IQI", 1, 10, 3000), room=(3, 9, 1, 2000, 2000))
-    assert reply == wire.message(Type.READ + 1, 1, wire.u32(3000), 3000) + CONTENT[10:3010]
+    assert reply == wire.message(Type.READ + 1, 1, wire.u32(3000), 3000) + FILE[10:3010]
     assert share.driver.take_interrupt() == Interrupt.USED_BUFFER
 
 
@@ -136,13 +48,13 @@ def test_data_is_written_from_pieces_of_any_size(share: Share, root: Path) -> No
     share.driver.kick()
     share.posts.run()
     assert share.driver.content(sent) == wire.message(Type.WRITE + 1, 1, wire.u32(600))
-    assert (root / "file").read_bytes() == CONTENT[:5] + b"a" * 100 + b"b" * 500 + CONTENT[605:]
+    assert (root / "file").read_bytes() == FILE[:5] + b"a" * 100 + b"b" * 500 + FILE[605:]
 
 
 def test_a_read_is_cut_to_its_room(share: Share) -> None:
     share.mount()
     share.open_file()
-    assert share.ask(Type.READ, struct.pack("<IQI", 1, 0, 3000), room=(11, 50)).endswith(CONTENT[:50])
+    assert share.ask(Type.READ, struct.pack("<IQI", 1, 0, 3000), room=(11, 50)).endswith(FILE[:50])
     assert share.ask(Type.READ, struct.pack("<IQI", 1, 0, 3000), room=(11,)) == wire.message(117, 1, wire.u32(0))
 
 
@@ -176,62 +88,12 @@ def test_a_size_that_lies_is_an_error_of_the_guest(share: Share, size: int) -> N
     assert share.driver.content(sent)[4:7] == struct.pack("<BH", Type.RLERROR, 9)
 
 
-def test_a_message_is_copied_when_it_comes(begin: Begin) -> None:
-    held = HeldExecutor()
-    share = begin(held)
-    sent = share.send(Type.VERSION, wire.u32(MSIZE) + wire.string(wire.VERSION))
-    share.driver.kick()
-    share.memory.store(0x8001_0000, bytes(64))
-    held.run()
-    share.posts.run()
-    assert share.driver.content(sent)[:7] == wire.message(Type.VERSION + 1, 1, bytes(14))[:7]
-
-
-def test_a_flush_is_answered_after_what_it_flushes(begin: Begin) -> None:
-    held = HeldExecutor()
-    share = begin(held)
-    old = share.send(Type.VERSION, wire.u32(MSIZE) + wire.string(wire.VERSION), tag=5)
-    share.driver.kick()
-    flush = share.send(Type.FLUSH, struct.pack("<H", 5), tag=6)
-    share.driver.kick()
-    held.run()
-    share.posts.run()
-    assert [head for head, _length in share.driver.used()] == [old.head, flush.head]
-    assert share.driver.content(flush)[:7] == wire.message(Type.FLUSH + 1, 6, b"")
-
-
-def test_requests_are_served_in_order_on_real_threads(begin: Begin, root: Path) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        share = begin(pool)
-        for kind, body in (
-            (Type.VERSION, wire.u32(MSIZE) + wire.string(wire.VERSION)),
-            (Type.ATTACH, struct.pack("<IIHHI", 0, 0xFFFF_FFFF, 0, 0, 0)),
-            *((Type.MKDIR, wire.u32(0) + wire.string(b"d%d" % n) + struct.pack("<II", 0o755, 0)) for n in range(20)),
-        ):
-            share.send(kind, body, room=(100,))
-            share.driver.kick()
-        share.driver.device.drain()
-        heads = [head for head, _length in share.driver.used()]
-        assert heads == list(range(22))
-        assert sorted(path.name for path in root.iterdir() if path.is_dir()) == sorted(f"d{n}" for n in range(20))
-
-
 def test_a_reset_unmounts(share: Share) -> None:
     share.mount()
     assert share.blockers.reasons() == [REASON]
     share.driver.start()
     assert share.blockers.reasons() == []
     assert share.ask(Type.CLUNK, wire.u32(0)) == wire.error(1, errno.EPROTO)
-
-
-def test_a_request_in_flight_is_lost_with_a_reset(begin: Begin) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        share = begin(pool)
-        share.send(Type.VERSION, wire.u32(MSIZE) + wire.string(wire.VERSION))
-        share.driver.kick()
-        share.driver.start()
-        share.posts.run()
-        assert share.driver.used() == []
 
 
 def test_an_unmounted_session_is_saved_and_goes_on(share: Share) -> None:
@@ -265,7 +127,7 @@ def test_a_mounted_migratable_share_is_no_obstacle_and_its_files_go_on(moving: S
 
     moving.move()
 
-    assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)).endswith(CONTENT[10:110])
+    assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)).endswith(FILE[10:110])
 
 
 def test_requests_under_way_are_carried_out_once_and_answered_before_the_state_is_saved(begin: Begin, root: Path) -> None:
@@ -306,7 +168,7 @@ def test_a_device_that_refuses_a_guest_is_as_it_was(moving: Share, root: Path) -
         moving.move()
 
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
-    assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)).endswith(CONTENT[10:110])
+    assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)).endswith(FILE[10:110])
 
 
 def test_a_file_that_is_gone_is_stale_where_that_is_allowed(moving: Share, root: Path) -> None:
@@ -327,7 +189,7 @@ def test_a_host_that_can_open_no_more_files_loses_none(moving: Share, *, keep_st
             moving.move(keep_stale=keep_stale)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)).endswith(CONTENT[10:110])
+    assert moving.ask(Type.READ, struct.pack("<IQI", 1, 10, 100)).endswith(FILE[10:110])
 
 
 def test_a_mounted_guest_does_not_come_to_a_share_that_cannot_move_on(moving: Share) -> None:

@@ -48,14 +48,22 @@ def probe_path(name: str) -> Path:
 
 def compile_probe(name: str) -> bytes:
     """The ELF file for the ISA `name`, made from the sources; ConfigError if that cannot be done here."""
+    return compile_program(FOLDER / "probe.c", name)
+
+
+def compile_program(source: Path, name: str) -> bytes:
+    """An ELF file for the ISA `name` of one C file and what it includes; ConfigError if that cannot be done here."""
     isa = ISAS[name]
     compiler = shutil.which(isa.compiler)
     if compiler is None:
         raise ConfigError(f"{isa.compiler} is not installed; Debian's package is {isa.package}")
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder, "probe")
-        command = [compiler, *FLAGS, *isa.flags, *LINK_FLAGS, f"-ffile-prefix-map={FOLDER}=.", "probe.c", "-o", str(output)]
-        done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=BUILD_LIMIT, check=False)
+        output = Path(folder, "program")
+        options = [*FLAGS, *isa.flags, *LINK_FLAGS, f"-ffile-prefix-map={source.parent}=."]
+        command = [compiler, *options, source.name, "-o", str(output)]
+        done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, timeout=BUILD_LIMIT, check=False)
         if done.returncode:
-            raise ConfigError(f"{isa.compiler} ended with {done.returncode} on probe.c for {name}:\n{done.stderr.rstrip()}")
+            raise ConfigError(
+                f"{isa.compiler} ended with {done.returncode} on {source.name} for {name}:\n{done.stderr.rstrip()}"
+            )
         return output.read_bytes()

@@ -21,6 +21,7 @@ from emu.runstate import RunState
 from images import bundled
 from images.journal import read_journal
 from migration.protocols import Pause
+from migration.settings import DiskMode
 from migration.status import Status
 from migration.vmstate import Wire
 from targets import find_target
@@ -92,8 +93,8 @@ class Side:
             self._closed = True
             self.machine.close()
 
-    def move(self, there: Side, folder: Path) -> Status:
-        self.machine.migrations.migrate(there.machine.migrations.incoming(f"unix:{folder / 'move'}"))
+    def move(self, there: Side, folder: Path, disks: DiskMode = DiskMode.SHARED) -> Status:
+        self.machine.migrations.migrate(there.machine.migrations.incoming(f"unix:{folder / 'move'}"), disks)
         self.machine.migrations.wait_over(WAIT)
         there.machine.migrations.wait_over(WAIT)
         return self.machine.migrations.status
@@ -200,6 +201,25 @@ def test_a_paused_guest_is_moved_with_what_waits(start: Start, host: Host, disk:
     assert states == (RunState.POSTMIGRATE, RunState.IO_ERROR, IoStatus.NOSPACE)
     assert_whole(disk)
     assert sorted(set(host.done)) == sorted(host.done)
+
+
+def test_a_guest_without_room_moves_with_its_disk_to_where_there_is_room(
+    start: Start, host: Host, disk: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(bytes(MIB))
+    here, there = start(), start(incoming=True, path=str(elsewhere))
+    fill_up(here, host)
+    host.fails = 0  # there
+
+    moved = here.move(there, tmp_path, DiskMode.FULL)
+    state = there.machine.state
+    there.machine.cont()
+    there.prints("journal done 6")
+
+    assert (moved, state) == (Status.COMPLETED, RunState.IO_ERROR)
+    assert_whole(elsewhere)
+    assert read_journal(disk).records < 6
 
 
 def drain_fails(side: Side, host: Host, hold: Callable[[], object]) -> threading.Thread:

@@ -62,8 +62,5 @@ class ImageError(EmuError):
 
     @property
     def no_space(self) -> bool:
-        """Whether the host had no room: its file system is full, or the user's share of it."""
-        cause = self.__cause__
-        if isinstance(cause, ImageError):
-            return cause.no_space
-        return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        """Whether it is for want of room: the host's file system is full, or the user's share of it."""
+        return isinstance(self.__cause__, OSError) and self.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from emu.runstate import RunState
 from images import bundled
 from images.journal import read_journal
 from migration.protocols import Pause
+from migration.settings import DiskMode
 from migration.status import Status
 from migration.vmstate import Wire
 from targets import find_target
@@ -28,6 +30,7 @@ from tests.emu.block.qcow2.tools import CLEAN, check, create, needs_qemu_img
 from tests.live.machines import WAIT, wait_for
 
 MIB = 1 << 20
+SEED = int(os.environ.get("EMU_TEST_SEED", "20261121"))
 UUID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -90,8 +93,8 @@ class Side:
             self._closed = True
             self.machine.close()
 
-    def move(self, there: Side, folder: Path) -> Status:
-        self.machine.migrations.migrate(there.machine.migrations.incoming(f"unix:{folder / 'move'}"))
+    def move(self, there: Side, folder: Path, disks: DiskMode = DiskMode.SHARED) -> Status:
+        self.machine.migrations.migrate(there.machine.migrations.incoming(f"unix:{folder / 'move'}"), disks)
         self.machine.migrations.wait_over(WAIT)
         there.machine.migrations.wait_over(WAIT)
         return self.machine.migrations.status
@@ -198,6 +201,25 @@ def test_a_paused_guest_is_moved_with_what_waits(start: Start, host: Host, disk:
     assert states == (RunState.POSTMIGRATE, RunState.IO_ERROR, IoStatus.NOSPACE)
     assert_whole(disk)
     assert sorted(set(host.done)) == sorted(host.done)
+
+
+def test_a_guest_without_room_moves_with_its_disk_to_where_there_is_room(
+    start: Start, host: Host, disk: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(bytes(MIB))
+    here, there = start(), start(incoming=True, path=str(elsewhere))
+    fill_up(here, host)
+    host.fails = 0  # there
+
+    moved = here.move(there, tmp_path, DiskMode.FULL)
+    state = there.machine.state
+    there.machine.cont()
+    there.prints("journal done 6")
+
+    assert (moved, state) == (Status.COMPLETED, RunState.IO_ERROR)
+    assert_whole(elsewhere)
+    assert read_journal(disk).records < 6
 
 
 def drain_fails(side: Side, host: Host, hold: Callable[[], object]) -> threading.Thread:
@@ -381,6 +403,43 @@ def test_a_counted_run_is_none_the_different_for_an_error_that_was_put_right(
     same = ends[0] == ends[1]
     assert b"journal done 6" in ends[0][0]
     assert same
+
+
+def fails_at_random(start: Start, host: Host, disk: Path, folder: Path, *, rounds: int) -> None:
+    """Let one write after the other fail, and move every other guest that waits before it goes on."""
+    chance = random.Random(SEED)
+    print(f"seed {SEED}")
+    here = start(werror="stop")
+    here.type(f"blk journal {MIB // 512 - 100}")
+    for number in range(rounds):
+        host.after, host.times = chance.randrange(4), 1
+        host.fails = chance.choice((errno.EIO, errno.ENOSPC))
+        here.becomes(RunState.IO_ERROR)
+        if number % 2:
+            there = start(incoming=True, werror="stop")
+            assert here.move(there, folder) is Status.COMPLETED
+            here.close()
+            here = there
+        here.machine.cont()
+    here.console.output = b""
+    here.machine.call(lambda: here.console.feed(b"\x03"))
+    here.prints("tiny> ")
+
+    report = read_journal(disk)
+    assert report.intact, report
+    assert report.records >= rounds
+
+
+def test_nothing_is_lost_or_doubled_by_writes_that_fail_at_random(start: Start, host: Host, disk: Path, tmp_path: Path) -> None:
+    fails_at_random(start, host, disk, tmp_path, rounds=6)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_or_doubled_by_two_hundred_writes_that_fail_at_random(
+    start: Start, host: Host, disk: Path, tmp_path: Path
+) -> None:
+    fails_at_random(start, host, disk, tmp_path, rounds=200)
 
 
 def test_a_hold_of_a_guest_without_disks_of_its_own_is_refused_as_ever(start: Start, host: Host) -> None:

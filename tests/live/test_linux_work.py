@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import stat
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from images.linux import Entry, LinuxImage, cpio, fetch
 from tests.images.test_linux_image import read_cpio
 from tests.live import test_linux
 from tests.live.linux import LinuxGuest
-from tests.live.probe import ISAS, compile_probe, probe_path
+from tests.live.programs import compile_program
 from tests.live.test_linux import (
     LONG,
     SUMS,
@@ -37,7 +36,7 @@ NUMBERS = 30000  # in what is summed and packed
 PROCESSES = 20
 TERMS = 2000
 
-# The programs of tests/live/probe that a guest can run, and the architecture whose busybox it runs besides its own.
+# The ISAs that probe.c is compiled for that a guest can run, and the architecture whose busybox it runs besides its own.
 PROBES = {
     "riscv64": ("riscv64",),
     "arm64": ("arm64", "armhf", "thumb"),
@@ -89,7 +88,7 @@ def tasks_of(arch: str) -> dict[str, Task]:
 def image(debian: LinuxImage, tmp_path: Path) -> LinuxImage:
     """Debian's kernel, and our initramfs with more programs: the kernel unpacks one archive after the other."""
     program = stat.S_IFREG | 0o755
-    entries = [Entry(f"bin/probe-{name}", program, probe_path(name).read_bytes()) for name in PROBES[debian.arch]]
+    entries = [Entry(f"bin/probe-{name}", program, compile_program("probe/probe.c", name)) for name in PROBES[debian.arch]]
     if other := OTHERS.get(debian.arch):
         busybox = read_cpio(fetch(other).initrd.read_bytes())["bin/busybox"].data
         entries.append(Entry(f"bin/busybox-{other}", program, busybox))
@@ -131,11 +130,3 @@ def test_a_guest_at_work_is_restored_and_moves_forty_times(
     start: StartLinux, ext4: Path, tmp_path: Path, image: LinuxImage
 ) -> None:
     work_travels(start, ext4, tmp_path, image.arch, moves=40)
-
-
-@pytest.mark.parametrize("name", ISAS)
-def test_a_probe_is_what_its_sources_give(name: str) -> None:
-    if shutil.which(ISAS[name].compiler) is None:
-        pytest.skip(f"{ISAS[name].compiler} ({ISAS[name].package}) is not installed")
-
-    assert probe_path(name).read_bytes() == compile_probe(name)

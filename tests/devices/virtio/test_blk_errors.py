@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -160,6 +161,20 @@ def test_what_fails_again_waits_again(disk: Disk) -> None:
     assert waited == []
     assert len(disk.told) == 4
     assert disk.driver.used() == [(sent.head, 1)]
+
+
+def test_a_flush_that_lost_something_is_reported_when_room_does_not_help(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", full)
+        sent = send(disk, Type.FLUSH)
+
+    device(disk).retry()
+
+    assert [told.action for told in disk.told] == [Action.STOP, Action.REPORT]
+    assert status(disk, sent) == BlkStatus.IOERR
 
 
 def test_what_waits_moves_with_the_guest_however_often(disk: Disk, path: Path) -> None:

@@ -15,7 +15,7 @@ from emu.monitor.client import QmpCallError
 from migration.protocols import Step
 from tests.emu.block.nbd.server import needs_qemu_nbd
 from tests.live.cells import BEGUN, ROWS, Cell, cell
-from tests.live.machines import EmuProcess
+from tests.live.machines import EmuProcess, wait_for
 from tests.live.proxy import Link
 
 Fault = Callable[[Cell], None]
@@ -197,7 +197,8 @@ def disk_full(cell: Cell) -> None:
     if cell.paused:
         assert source.status == "paused"
         source.qmp("cont")
-    source.wait_status("io-error")  # it ran on, and its own next flush has no room either
+    # It runs on, and its own next flush fails as well: that stops it for want of room, or is told to it as a loss of writes.
+    wait_for(lambda: source.status == "io-error" or "lost writes in an earlier flush" in source.errors, "a flush that fails")
     cell.assert_journal_holds(BEGUN, "source")
 
 

@@ -141,7 +141,7 @@ def wire() -> dict[str, Wire]:
 def test_images_take_the_place_of_disks_by_their_ids() -> None:
     config = with_own_images(CONFIG, ["/own.qcow2,id=b,format=qcow2"], copied=True)
 
-    assert config.drives == (CONFIG.drives[0], replace(CONFIG.drives[1], path=Path("/own.qcow2"), format="qcow2"))
+    assert config.drives == (CONFIG.drives[0], replace(CONFIG.drives[1], path="/own.qcow2", format="qcow2"))
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def start(tmp_path: Path, disk: Path, host: Host) -> Iterator[Start]:
                 target="riscv64",
                 memory=16 * MIB,
                 kernel=kernel,
-                drives=(replace(DriveConfig(path=disk, id="disk", savevm="copy"), **drive),),  # type: ignore[arg-type]
+                drives=(replace(DriveConfig(path=str(disk), id="disk", savevm="copy"), **drive),),  # type: ignore[arg-type]
                 icount=icount,
                 uuid=UUID,
                 snapshots=tmp_path / "snapshots",

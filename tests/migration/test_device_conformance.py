@@ -55,7 +55,7 @@ from tests.devices.fakes import FakeClock, MemoryChardev
 from tests.devices.virtio.driver import InlineExecutor, Memory, Posts
 from tests.migration.states import BUILT, Schema, classes, consistent
 
-DRIVE = DriveConfig(path=Path("disk"), id="disk")
+DRIVE = DriveConfig(path="disk", id="disk")
 SCRATCH = tempfile.TemporaryDirectory(prefix="emu-conformance-")  # gone with the process
 EVERY_DEVICE = cast("list[type[Device[Any]]]", classes(Device))
 CONCRETE = [cls for cls in EVERY_DEVICE if not any(issubclass(other, cls) for other in EVERY_DEVICE if other is not cls)]

@@ -102,7 +102,7 @@ def test_query_block_tells_who_owns_a_drive(qmp: QEMUMonitorProtocol, machine: F
 
 
 def test_query_block_tells_of_errors_where_they_may_stop_the_guest(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:
-    reports = DriveConfig(path=Path("b"), id="b", werror="report")
+    reports = DriveConfig(path="b", id="b", werror="report")
     machine.drives += FakeMachine(Path(), machine.guest, reports).drives
     machine.io_statuses["drive0"] = IoStatus.NOSPACE
 

@@ -65,7 +65,7 @@ class Disk:
         in_order: bool = False,
     ) -> None:
         self.path = path
-        self.drive = DriveConfig(path=path, id="disk0", werror=werror, rerror=rerror)
+        self.drive = DriveConfig(path=str(path), id="disk0", werror=werror, rerror=rerror)
         self.told: list[IoError] = []  # the machine, of errors
         self._in_order = in_order
         self.image = CountingImage(open_image(str(path), "raw", read_only=read_only, active=True))

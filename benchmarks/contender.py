@@ -55,8 +55,11 @@ class Contender(Protocol):
     def start(self, *, incoming: bool = False) -> None:
         """Start the process and its guest; with `incoming`, return once it waits for a guest to be migrated to it."""
 
-    def migrate(self, uri: str, *, bandwidth: int) -> Migration:
-        """Move the running guest live, with at most `bandwidth` bytes a second; return when it is there."""
+    def migrate(self, uri: str, *, bandwidth: int, disk: bool = False) -> Migration:
+        """Move the running guest live, with at most `bandwidth` bytes a second, and with what its disk holds if `disk`.
+
+        Return when it is there.
+        """
 
     def savevm(self, tag: str) -> float:
         """Save RAM, devices and disk as the snapshot `tag`; the guest runs on afterwards. Seconds from STOP to RESUME."""

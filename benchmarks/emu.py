@@ -86,9 +86,9 @@ class Emu:
         if incoming:
             self._wait_for(Path(self.incoming_uri.removeprefix("unix:")))
 
-    def migrate(self, uri: str, *, bandwidth: int) -> Migration:
+    def migrate(self, uri: str, *, bandwidth: int, disk: bool = False) -> Migration:
         """Move the guest by precopy."""
-        return self._qmp.migrate(uri, bandwidth=bandwidth)
+        return self._qmp.migrate(uri, bandwidth=bandwidth, disk=disk)
 
     def savevm(self, tag: str) -> float:
         """Save a snapshot in the qcow2 disk, or in the folder of this process."""

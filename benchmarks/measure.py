@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import math
+import os
+import random
 import select
 import socket
 import statistics
@@ -20,7 +23,7 @@ from typing import Self, TypeAlias
 from benchmarks.contender import QEMU_DEFAULT_BANDWIDTH, UNLIMITED, Contender, Entrant, Guest, Migration
 from benchmarks.serial import CHUNK, ConsoleError
 from images.apt import LOCAL_SECONDS, run
-from images.linux import fetch, make_ext4
+from images.linux import Entry, cpio, fetch, make_ext4
 
 REPEATS = 3
 MIB = 1 << 20
@@ -119,6 +122,24 @@ def idle_migration(entrant: Entrant, guest: Guest, *, bandwidth: int) -> Sample:
         return Sample(_figures(migration), (_shell_answers(destination),))
 
 
+def disk_migration(entrant: Entrant, guest: Guest) -> Sample:
+    """Migrate an idle guest with a disk that is not shared and full (`migrate -b`)."""
+    with tempfile.TemporaryDirectory(prefix="emu-bench-") as directory:
+        here, there = Path(directory, "here.img"), Path(directory, "there.img")
+        with here.open("wb") as file:
+            file.write(random.Random(0).randbytes(MIB) * DISK_MIB)
+            os.fsync(file.fileno())  # as that of a guest that has been there for a while
+        with there.open("wb") as file:
+            file.truncate(DISK_MIB * MIB)
+        with (
+            running(entrant, replace(guest, disk=here)) as source,
+            _destination(entrant, replace(guest, disk=there)) as destination,
+        ):
+            migration = source.migrate(destination.incoming_uri, bandwidth=UNLIMITED, disk=True)
+            checks = (_shell_answers(destination), ("disks are equal", filecmp.cmp(here, there, shallow=False)))
+            return Sample(_figures(migration)[:2], checks)
+
+
 def busy_migration(entrant: Entrant, guest: Guest, *, bandwidth: int) -> Sample:
     """Migrate a guest that rewrites 32 MiB in a loop, which needs its heap whole to go on at the destination."""
     with running(entrant, guest) as source, _destination(entrant, guest) as destination:
@@ -198,23 +219,64 @@ def _snapshot(entrant: Entrant, guest: Guest, disk_format: str, *, fill_mib: int
             return Sample(tuple(Figure(name, value * 1e3, "ms") for name, value in figures), checks)
 
 
-def throughput(entrant: Entrant, guest: Guest, *, requests: tuple[int, int]) -> Sample:
-    """Write, then read a raw disk with requests of one size (bytes, MiB moved).
-
-    As the guest's `dd` with O_DIRECT sees it: 10^6 bytes a second, the disk's file in the host's page cache.
-    """
+def throughput(entrant: Entrant, guest: Guest, *, requests: tuple[int, int], disk_format: str = "raw") -> Sample:
+    """Write, then read a disk from its start on with requests of one size (bytes, MiB moved), as the guest's `dd` sees it."""
     size, mib = requests
     blocks = f"bs={size} count={mib * MIB // size}"
+    return _throughput(
+        replace(guest, disk_format=disk_format),
+        entrant,
+        mib,
+        write=f"dd if=/dev/zero of=/dev/vda {blocks} oflag=direct 2>/dev/null",
+        read=f"dd if=/dev/vda of=/dev/null {blocks} iflag=direct 2>/dev/null",
+    )
+
+
+def random_throughput(entrant: Entrant, guest: Guest, *, disk_format: str = "raw") -> Sample:
+    """Write, then read 4 KiB at a time at random places of a disk, one request after the other (random_io.c)."""
+    size, mib = SMALL_REQUESTS
+    count = mib * MIB // size
     with tempfile.TemporaryDirectory(prefix="emu-bench-") as directory:
-        disk = Path(directory, "disk.img")
-        with disk.open("wb") as file:
-            file.truncate(DISK_MIB * MIB)
+        initrd = Path(directory, "initrd")
+        initrd.write_bytes(guest.initrd.read_bytes() + cpio([Entry("bin/random-io", 0o100755, _random_io(Path(directory)))]))
+        return _throughput(
+            replace(guest, disk_format=disk_format, initrd=initrd),
+            entrant,
+            mib,
+            write=f"random-io w /dev/vda {DISK_MIB} {count}",
+            read=f"random-io r /dev/vda {DISK_MIB} {count}",
+        )
+
+
+def _random_io(directory: Path) -> bytes:
+    """The program, made with Debian's cross compiler."""
+    program, source = directory / "random-io", Path(__file__).with_name("random_io.c")
+    flags = (
+        "-Os",
+        "-march=rv64ima_zifencei",
+        "-mabi=lp64",
+        "-ffreestanding",
+        "-static",
+        "-no-pie",
+        "-nostdlib",
+        "-Wl,--no-relax",
+    )
+    run(["riscv64-linux-gnu-gcc", *flags, str(source), "-o", str(program)], LOCAL_SECONDS)
+    return program.read_bytes()
+
+
+def _throughput(guest: Guest, entrant: Entrant, mib: int, *, write: str, read: str) -> Sample:
+    """10^6 bytes a second of two commands, O_DIRECT in the guest, the disk's file allocated and in the host's page cache."""
+    with tempfile.TemporaryDirectory(prefix="emu-bench-") as directory:
+        disk = Path(directory, "disk")
+        run(["qemu-img", "create", "-q", "-f", guest.disk_format, str(disk), f"{DISK_MIB}M"], LOCAL_SECONDS)
         with running(entrant, replace(guest, disk=disk)) as machine:
             _dd(machine, f"if=/dev/zero of=/dev/vda bs=1M count={DISK_MIB} oflag=direct")  # allocate
-            write = _seconds(lambda: _dd(machine, f"if=/dev/zero of=/dev/vda {blocks} oflag=direct"))
-            read = _seconds(lambda: _dd(machine, f"if=/dev/vda of=/dev/null {blocks} iflag=direct"))
-            rates = (("write", mib * MIB / write / 1e6), ("read", mib * MIB / read / 1e6))
-            return Sample(tuple(Figure(name, rate, "MB/s") for name, rate in rates))
+            seconds = {
+                name: _seconds(partial(machine.console.run, command, BOOT_SECONDS))
+                for name, command in (("write", write), ("read", read))
+            }
+            return Sample(tuple(Figure(name, mib * MIB / taken / 1e6, "MB/s") for name, taken in seconds.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +291,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "boot": Measurement("boot", boot),
     "idle": Measurement("migrate idle guest, unlimited", partial(idle_migration, bandwidth=UNLIMITED)),
     "idle-128": Measurement("migrate idle guest, 128 MiB/s", partial(idle_migration, bandwidth=QEMU_DEFAULT_BANDWIDTH)),
+    "disk": Measurement(f"migrate idle guest with a disk of {DISK_MIB} MiB that is not shared", disk_migration),
     "busy": Measurement(f"migrate guest dirtying {DIRTY_MIB} MiB, unlimited", partial(busy_migration, bandwidth=UNLIMITED)),
     "busy-128": Measurement(
         f"migrate guest dirtying {DIRTY_MIB} MiB, 128 MiB/s", partial(busy_migration, bandwidth=QEMU_DEFAULT_BANDWIDTH)
@@ -238,6 +301,9 @@ MEASUREMENTS: dict[str, Measurement] = {
     "snapshot-inside": Measurement(f"snapshot inside qcow2, {FILLED_MIB} MiB of RAM filled", snapshot_inside),
     "disk-4k": Measurement("virtio-blk, 4 KiB", partial(throughput, requests=SMALL_REQUESTS)),
     "disk-1m": Measurement("virtio-blk, 1 MiB", partial(throughput, requests=LARGE_REQUESTS)),
+    "disk-1m-qcow2": Measurement("virtio-blk, 1 MiB, qcow2", partial(throughput, requests=LARGE_REQUESTS, disk_format="qcow2")),
+    "disk-random": Measurement("virtio-blk, 4 KiB at random", random_throughput),
+    "disk-random-qcow2": Measurement("virtio-blk, 4 KiB at random, qcow2", partial(random_throughput, disk_format="qcow2")),
 }
 
 

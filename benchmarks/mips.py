@@ -1,8 +1,8 @@
 """`python -m benchmarks.mips`: millions of guest instructions a second in two loops of the tiny guest, on each target.
 
-`mem fill` computes a random stream and stores it, `mem check` computes it again and compares. How many instructions a loop has is
-told by `--icount`, exactly; how long it takes is processor time of the vCPU thread (emu) or of the process (QEMU), which a busy
-host disturbs least. The host's fastest of a few runs counts. QEMU runs the same guest where it has a board that it knows.
+`mem fill` computes a random stream and stores it, `mem check` computes it again and compares. How many instructions a loop
+has is told by `--icount`, exactly; how long it takes is processor time of the vCPU thread (emu) or of the process (QEMU), which
+a busy host disturbs least. The fastest of a few runs counts. QEMU runs the same guest where it has a board that it knows.
 """
 
 from __future__ import annotations

@@ -112,9 +112,9 @@ class Qemu:
         except QmpError as exc:
             raise EmuError(f"{command[0]}: {self._log.read_text(errors='replace').strip() or exc}") from exc
 
-    def migrate(self, uri: str, *, bandwidth: int) -> Migration:
+    def migrate(self, uri: str, *, bandwidth: int, disk: bool = False) -> Migration:
         """Move the guest by precopy."""
-        return self._qmp.migrate(uri, bandwidth=bandwidth)
+        return self._qmp.migrate(uri, bandwidth=bandwidth, disk=disk)
 
     def savevm(self, tag: str) -> float:
         """Save a snapshot in the qcow2 disk."""

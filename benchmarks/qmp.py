@@ -68,10 +68,10 @@ class Qmp:
                     at[name] = seconds + microseconds / 1e6
         return at["RESUME"] - at["STOP"]
 
-    def migrate(self, uri: str, *, bandwidth: int) -> Migration:
+    def migrate(self, uri: str, *, bandwidth: int, disk: bool = False) -> Migration:
         """Move the guest by precopy and wait until it is gone."""
         self.execute("migrate-set-parameters", max_bandwidth=bandwidth)
-        self.execute("migrate", uri=uri)
+        self.execute("migrate", uri=uri, blk=disk)
         deadline = time.monotonic() + MIGRATION_SECONDS
         while time.monotonic() < deadline:
             match self.execute("query-migrate"):

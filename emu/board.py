@@ -12,6 +12,7 @@ from emu.chardev import Chardev
 from emu.clock import VirtualClock
 from emu.config import DriveConfig, MachineConfig
 from emu.engine.core import Engine
+from emu.ioerror import IoError, IoStatus
 from emu.memory import GuestMemory
 from emu.ram import Ram
 from emu.vcpu import Cpu
@@ -31,6 +32,7 @@ class Wiring:
     post: Callable[[Callable[[], None]], None]  # run on the vCPU thread
     power_off: Callable[[int], None]  # the guest switched itself off, with an exit code
     request_reset: Callable[[], None]
+    io_error: Callable[[IoError], None]  # the host failed a request; on the vCPU thread
     blockers: Blockers  # for devices that forbid saving and moving for a while
 
 
@@ -71,8 +73,17 @@ class Board(Protocol):
     def dirty_log(self, block: RamBlock) -> DirtyLog:
         """A new dirty log for one of `rams`."""
 
+    def busy(self, within: float) -> Sequence[str]:
+        """Wait up to `within` seconds for what the host has to do: the devices with requests it is still not done with."""
+
     def drain(self) -> None:
         """Return when no request is in flight; called on the vCPU thread with the guest stopped."""
+
+    def retry(self) -> None:
+        """Carry out again what failed and was kept; called on the vCPU thread when the guest goes on, before it runs."""
+
+    def io_status(self) -> Mapping[str, IoStatus]:
+        """The drives with requests that failed and wait for `retry`, by id; any thread."""
 
     def load_guest(self) -> None:
         """Put kernel, initrd and device tree in RAM, and the CPU where they start; called after a reset."""

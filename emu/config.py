@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid as uuids
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from emu.block.nbd.address import is_address
 from emu.errors import ConfigError
 
 MAX_MEMORY = 1 << 40  # bytes; past any host that this runs on
@@ -15,6 +16,13 @@ SAVEVM = {
     "inside": "snapshots are kept in the image; a writable raw image cannot, so savevm is refused",
     "copy": "a copy of the whole disk goes into every snapshot, and loadvm puts it back",
 }
+WERROR = {
+    "enospc": "a write that the host has no room for stops the guest until `cont`, any other error is reported to it",
+    "stop": "the guest is stopped, and `cont` carries the request out again",
+    "report": "the guest gets an I/O error",
+    "ignore": "the guest is told that it went well",
+}
+RERROR = {name: what for name, what in WERROR.items() if name != "enospc"}
 
 
 SECURITY = {
@@ -37,12 +45,24 @@ LOG_CHANNELS = {  # QEMU's -d
 class DriveConfig:
     """One `--drive`."""
 
-    path: Path
+    path: str  # a file's name, or an NBD export (emu/block/nbd/address.py)
     format: str = ""  # a key of FORMATS (emu/block/image.py); empty to go by the file's magic
     id: str
     readonly: bool = False
+    locking: bool = True  # else nothing keeps other processes away from the image
     serial: str = ""
     savevm: str = "inside"  # a key of SAVEVM
+    werror: str = "enospc"  # a key of WERROR
+    rerror: str = "report"  # a key of RERROR
+
+    @property
+    def stops_on_error(self) -> bool:
+        """Whether there are errors that stop the guest."""
+        return self.rerror == "stop" or self.werror in ("stop", "enospc")
+
+    def absolute(self) -> DriveConfig:
+        """The same drive for a process in another working directory."""
+        return self if is_address(self.path) else replace(self, path=str(Path(self.path).absolute()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import Enum
 
 
@@ -58,3 +59,11 @@ class ImageError(EmuError):
         super().__init__(f"{path}: {text}")
         self.kind = kind
         self.path = path
+
+    @property
+    def no_space(self) -> bool:
+        """Whether the host had no room: its file system is full, or the user's share of it."""
+        cause = self.__cause__
+        if isinstance(cause, ImageError):
+            return cause.no_space
+        return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)

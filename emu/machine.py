@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Never, TypeVar, cast
 
 from emu.block.copy import DiskCopy
-from emu.block.image import Image, open_image
+from emu.block.moved import MovedDisk
 from emu.block.set import ImageSet
 from emu.board import Board, Wiring
 from emu.chardev import Chardev
 from emu.clock import VirtualClock
-from emu.config import DriveConfig, MachineConfig
+from emu.config import MachineConfig
+from emu.drives import compared, open_drives
 from emu.errors import MigrationError
 from emu.events import Events
 from emu.icount import CountedVcpu, InstructionTime
+from emu.ioerror import Action, IoError, IoStatus
 from emu.ram import Ram
 from emu.ramcopy import RamCopy
 from emu.runstate import NEED_DISKS, RunState, RunStateError, check_transition
@@ -29,12 +31,14 @@ from emu.snapshots import place_of_snapshots, unsavable_reasons
 from emu.vcpu import TimedVcpu
 from migration.blockers import Blockers
 from migration.manager import Migrations
-from migration.protocols import DirtyLog, Pause, RamBlock, Savable, StepHook, no_hook
+from migration.protocols import BLOCK, DirtyLog, Pause, RamBlock, Savable, StepHook, no_hook
 from migration.snapshot import SAVE, SaveOptions, SaveReport
 from migration.status import Status
 from migration.vmstate import State, Wire
 
 T = TypeVar("T")
+HOST_WITHIN = 10.0  # seconds for the requests of a guest that is to be held; it stands still for as long
+WAITS = "the guest is paused: 'cont' carries out again what failed on its disks"
 BuildBoard = Callable[[Wiring], Board]
 
 log = logging.getLogger(__name__)
@@ -74,7 +78,7 @@ class Machine:
         self._state = RunState.PRELAUNCH
         self._before_hold = RunState.PRELAUNCH
         with contextlib.ExitStack() as undo:
-            self.drives = list(_open_drives(config.drives, active=not incoming, undo=undo))
+            self.drives = open_drives(config.drives, active=not incoming, undo=undo)
             self.disks = ImageSet([image for _drive, image in self.drives])
             self.snapshots = place_of_snapshots(self.drives, config.snapshots, self.blockers, self.now)
             self.board = build(
@@ -86,6 +90,7 @@ class Machine:
                     post=self._post,
                     power_off=self._guest_power_off,
                     request_reset=self._guest_reset,
+                    io_error=self._io_error,
                     blockers=self.blockers,
                 )
             )
@@ -122,6 +127,8 @@ class Machine:
                 raise MigrationError(f"the migration is not finalised yet, it is in status {self.migrations.status}")
             if self._state is RunState.INMIGRATE:
                 raise MigrationError("no guest has come in yet")
+            if self._state is RunState.POSTMIGRATE:
+                self.migrations.refuse_if_twice()
             check_transition(self._state, RunState.RUNNING)
             self.disks.activate(expect_unchanged=True)
             self._run()
@@ -158,9 +165,13 @@ class Machine:
             if not self.disks.active:
                 raise RunStateError(f"the machine is {self._state} and its disks are another process's: it cannot be reset")
             self._vcpu.call(self._reset_all)
-            if self._state in (RunState.SHUTDOWN, RunState.INTERNAL_ERROR):
+            if self._state in (RunState.SHUTDOWN, RunState.INTERNAL_ERROR, RunState.IO_ERROR):
                 self._go(RunState.PAUSED)
         self.events.emit("RESET", {"guest": False})
+
+    def io_status(self, drive: str) -> IoStatus:
+        """Whether requests to the drive of this id failed, and wait for `cont`."""
+        return self.board.io_status().get(drive, IoStatus.OK)
 
     def set_disks_active(self, *, active: bool) -> None:
         """Take the disks, or let them go for another process to take; harmless when nothing changes."""
@@ -204,7 +215,9 @@ class Machine:
             raise MigrationError(f"the guest cannot be {what} while a migration is under way")
 
     def close(self) -> None:
-        """End the threads and give everything back; the guest is gone."""
+        """End the threads and give everything back; the guest is gone. Harmless when done already."""
+        if self._vcpu.closed:
+            return
         self.migrations.cancel()
         self.migrations.wait_over(timeout=10)
         self._vcpu.call(self._pause_and_drain)
@@ -239,6 +252,19 @@ class Machine:
         self._go(RunState.PAUSED)
         self.events.emit("STOP")
 
+    def _io_error(self, error: IoError) -> None:
+        self.events.emit("BLOCK_IO_ERROR", error.event())
+        if error.action is Action.STOP:
+            self._vcpu.run_next(self._stop_on_io_error)
+
+    def _stop_on_io_error(self) -> None:
+        if not self._vcpu.running or not self.board.io_status():  # it was stopped or reset meanwhile
+            return
+        self._vcpu.pause()
+        self._go(RunState.IO_ERROR)
+        self.events.emit("STOP")
+        log.warning(WAITS)
+
     def _crashed(self, exc: Exception) -> None:
         log.error("the guest stopped", exc_info=exc)
         self._go(RunState.INTERNAL_ERROR)
@@ -253,6 +279,9 @@ class Machine:
         self.board.drain()
 
     def _pause_unless_blocked(self) -> None:
+        if busy := self.board.busy(HOST_WITHIN):
+            text = f"the host has not carried out what it was asked by {', '.join(busy)} within {HOST_WITHIN:.0f} s"
+            raise MigrationError(f"the guest can be neither saved nor moved: {text}")
         self.board.drain()  # the last request may be the one that blocks
         if reasons := self.blocked_reasons():
             raise MigrationError("the guest can be neither saved nor moved: " + " ".join(reasons))
@@ -283,8 +312,9 @@ class Machine:
             "memory": self.config.memory,
             "uuid": self.config.uuid,
             **({"icount": True} if self.config.icount else {}),  # streams from before there was one have no such key
+            # Before the board, whose devices differ as well when a drive is missing, which says less.
+            "drives": compared(self.drives),
             "board": dict(self.board.configuration()),
-            "drives": {drive.id: {"size": image.size, "readonly": drive.readonly} for drive, image in self.drives},
             **({"shares": shares} if shares else {}),  # streams from before there were shares have none
         }
 
@@ -311,6 +341,10 @@ class Machine:
     def disk_copies(self) -> Sequence[DiskCopy]:
         """The disks whose content a snapshot keeps."""
         return [DiskCopy(drive.id, image) for drive, image in self.drives if not drive.readonly and drive.savevm == "copy"]
+
+    def moved_disks(self) -> Sequence[MovedDisk]:
+        """The disks that move with the guest when they are not shared."""
+        return [MovedDisk(drive.id, image, BLOCK) for drive, image in self.drives if not drive.readonly]
 
     def copy_ram(self) -> RamCopy:
         """A copy of all RAM as it is now."""
@@ -352,7 +386,8 @@ class Machine:
                 self._run()
             else:
                 before = self._before_hold
-                self._go(RunState.PAUSED if before is RunState.RUNNING else before)
+                stopped = before in (RunState.RUNNING, RunState.PAUSED, RunState.IO_ERROR)
+                self._go(self._stopped() if stopped else before)
 
     def moved_away(self) -> None:
         """End a hold for good."""
@@ -365,7 +400,13 @@ class Machine:
             if run:
                 self._run()
             else:
-                self._go(RunState.PAUSED)
+                self._go(self._stopped())
+                if self._state is RunState.IO_ERROR:
+                    log.warning(WAITS)
+
+    def _stopped(self) -> RunState:
+        """The state of a guest that came in, or was held, and does not run."""
+        return RunState.IO_ERROR if self.board.io_status() else RunState.PAUSED
 
     def loaded(self) -> None:
         """RAM and devices were replaced."""
@@ -374,7 +415,7 @@ class Machine:
     def _run(self) -> None:
         self._go(RunState.RUNNING)
         self.events.emit("RESUME")  # first: the guest may stop itself at once
-        self._vcpu.resume()
+        self._vcpu.resume(self.board.retry)
 
     def _go(self, new: RunState) -> None:
         if new is not self._state:
@@ -388,12 +429,3 @@ class Machine:
     def _migration_pass(self, iteration: int) -> None:
         if self.migrations.capabilities.events:
             self.events.emit("MIGRATION_PASS", {"pass": iteration})
-
-
-def _open_drives(
-    drives: Sequence[DriveConfig], *, active: bool, undo: contextlib.ExitStack
-) -> Iterator[tuple[DriveConfig, Image]]:
-    for drive in drives:
-        image = open_image(str(drive.path), drive.format, read_only=drive.readonly, active=active)
-        undo.callback(image.close)
-        yield drive, image

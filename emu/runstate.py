@@ -14,6 +14,7 @@ class RunState(StrEnum):
     INMIGRATE = "inmigrate"  # waiting for a guest to come in
     RUNNING = "running"
     PAUSED = "paused"
+    IO_ERROR = "io-error"  # requests that the host failed wait for `cont`, which carries them out again
     FINISH_MIGRATE = "finish-migrate"
     POSTMIGRATE = "postmigrate"  # the guest lives elsewhere
     SAVE_VM = "save-vm"
@@ -23,14 +24,15 @@ class RunState(StrEnum):
 
 
 _HOLDS = frozenset({RunState.FINISH_MIGRATE, RunState.SAVE_VM, RunState.RESTORE_VM})
-_STILL = frozenset({RunState.PRELAUNCH, RunState.PAUSED})
+_STILL = frozenset({RunState.PRELAUNCH, RunState.PAUSED, RunState.IO_ERROR})
 NEED_DISKS = _HOLDS | {RunState.RUNNING}  # states in which the disks must stay this process's
 
 TRANSITIONS: dict[RunState, frozenset[RunState]] = {
     RunState.PRELAUNCH: _HOLDS | {RunState.RUNNING, RunState.INMIGRATE, RunState.PAUSED, RunState.INTERNAL_ERROR},
-    RunState.INMIGRATE: frozenset({RunState.RUNNING, RunState.PAUSED, RunState.INTERNAL_ERROR}),
-    RunState.RUNNING: _HOLDS | {RunState.PAUSED, RunState.SHUTDOWN, RunState.INTERNAL_ERROR},
+    RunState.INMIGRATE: frozenset({RunState.RUNNING, RunState.PAUSED, RunState.IO_ERROR, RunState.INTERNAL_ERROR}),
+    RunState.RUNNING: _HOLDS | {RunState.PAUSED, RunState.IO_ERROR, RunState.SHUTDOWN, RunState.INTERNAL_ERROR},
     RunState.PAUSED: _HOLDS | {RunState.RUNNING, RunState.SHUTDOWN, RunState.INTERNAL_ERROR},
+    RunState.IO_ERROR: _HOLDS | {RunState.RUNNING, RunState.PAUSED, RunState.INTERNAL_ERROR},
     RunState.FINISH_MIGRATE: _STILL | {RunState.RUNNING, RunState.POSTMIGRATE, RunState.SHUTDOWN, RunState.INTERNAL_ERROR},
     RunState.POSTMIGRATE: frozenset({RunState.RUNNING, RunState.FINISH_MIGRATE, RunState.INTERNAL_ERROR}),
     RunState.SAVE_VM: _STILL | {RunState.RUNNING, RunState.SHUTDOWN, RunState.INTERNAL_ERROR},

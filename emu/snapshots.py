@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emu.block.image import Image
+from emu.block.image import Image, open_image
 from emu.block.qcow2.image import Qcow2Image
 from emu.block.qcow2.snapshottable import About, Snapshot
-from emu.config import DriveConfig
+from emu.drives import Drives
 from emu.errors import ImageError, MigrationError
 from migration.blockers import Blocker, Blockers
 from migration.inside import load_inside, save_inside
-from migration.protocols import Guest
+from migration.protocols import Guest, SavedState
 from migration.snapshot import SaveOptions, SaveReport, SnapshotInfo, Snapshots, SnapshotStore
-
-Drives = Sequence[tuple[DriveConfig, Image]]
 
 BEING_SAVED = "A snapshot of the guest is being saved: wait for its end."
 
@@ -61,6 +59,17 @@ def _inside(drives: Drives) -> Drives:
 def snapshots_in(drive: str, image: Image) -> list[SnapshotInfo]:
     """All in the image of `drive`, whatever the others have, oldest first."""
     return [_info(snapshot, drive) for snapshot in image.snapshots()] if isinstance(image, Qcow2Image) else []
+
+
+@contextlib.contextmanager
+def states_inside(path: str) -> Iterator[list[tuple[SnapshotInfo, SavedState | None]] | None]:
+    """The snapshots in the image at `path` with their states, if they have one; None for what is no qcow2 image."""
+    with contextlib.closing(open_image(path, "", read_only=True, active=False)) as image:
+        if not isinstance(image, Qcow2Image):
+            yield None
+            return
+        found = image.snapshots()
+        yield [(_info(one, path), image.saved_state(one) if one.vm_state_size else None) for one in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,13 +88,23 @@ class Vcpu(ABC):
         self.post(run)
         return future.result()
 
-    def resume(self) -> None:
-        """Let the guest run and its time pass."""
-        self.call(self._resume)
+    def resume(self, first: Callable[[], None] = lambda: None) -> None:
+        """Let the guest run and its time pass; `first` is called before its first instruction."""
+
+        def resume() -> None:
+            self._resume()
+            first()
+
+        self.call(resume)
 
     def pause(self) -> None:
         """Stop the guest and its time; returns when no guest instruction runs any more."""
         self.call(self._pause)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the thread has ended: nobody would answer a call."""
+        return not self._thread.is_alive()
 
     def close(self) -> None:
         """End the thread."""

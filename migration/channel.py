@@ -119,6 +119,15 @@ class Channel:
             view = view[count:]
 
     @property
+    def readable(self) -> bool:
+        """Whether something has come, or the end has, so that a read would not wait."""
+        poll = select.poll()
+        if self._read_fd is None:
+            return False
+        poll.register(self._read_fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    @property
     def file(self) -> int | None:
         """The descriptor to write, or else to read, when it is a regular file, whose pages can be mapped."""
         for fd in (self._write_fd, self._read_fd):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 
-from emu.errors import EmuError
+from emu.errors import EmuError, ImageError, ImageErrorKind, MigrationError
+from migration.blocks import IncomingDisks
 from migration.channel import Cancelled, Channel, Listener
 from migration.mapped import find_region, map_ram
 from migration.protocols import Guest, Step, StepHook
@@ -18,6 +19,7 @@ from migration.sections import dump_sections, plan_load
 from migration.settings import Capabilities
 from migration.status import Status, StatusMachine
 from migration.stream import Kind, StreamReader, StreamWriter
+from migration.vmstate import Wire
 
 
 class Incoming:
@@ -45,6 +47,7 @@ class Incoming:
         self._channel: Channel | None = None
         self._answers: StreamWriter | None = None
         self._reader: StreamReader | None = None  # kept: giving its buffer back to the host is not to delay the guest's start
+        self._disks = IncomingDisks((), None)
         self._took_disks = False
         self._cancelled = False
 
@@ -85,8 +88,12 @@ class Incoming:
             self._answers = StreamWriter(channel)
         uuid = self._capabilities.validate_uuid or config.get("validate-uuid") is True
         check_same_machine(config.get("machine"), self._guest.configuration(), uuid=uuid)
+        disks = self._disks = IncomingDisks(self._guest.moved_disks(), config.get("disks"))
+        if disks.come:
+            self._take_images()
+            disks.begin()
         self._hook(Step.CONFIG_CHECKED)
-        self._answer(Kind.ACCEPT)
+        self._answer(Kind.ACCEPT, {"disks": disks.come})
 
         savables = self._guest.savables()
         # A rehearsal, so that later, when the guest waits for it, all that it takes is warm.
@@ -100,6 +107,7 @@ class Incoming:
             label=channel.label,
             find=partial(find_region, channel),
             ram_now=True,
+            take_blocks=disks.take,
             on_frame=self._note_progress,
             on_round=self._round_over,
         )
@@ -116,6 +124,7 @@ class Incoming:
             self._guest.call(commit)
         self._hook(Step.STATE_COMMITTED)
         self._status.go(Status.DEVICE)
+        disks.flush()
         self._guest.disks.activate()
         self._took_disks = True
         if self._capabilities.late_block_activate and not run:
@@ -143,18 +152,33 @@ class Incoming:
             self._hook(Step.FIRST_PAGES)
         self.bytes_read = reader.bytes_read
 
+    def _take_images(self) -> None:
+        """Own the images from their first block on; the source keeps its own until GO."""
+        try:
+            self._guest.disks.activate()
+        except ImageError as exc:
+            if exc.kind is not ImageErrorKind.LOCKED:
+                raise
+            text = f"{exc}; disks that move with their guest (migrate -b) need images of their own on each side"
+            raise MigrationError(text) from exc
+        self._took_disks = True
+
     def _round_over(self) -> None:
+        self._disks.flush()  # so that the guest does not wait for it in the end
         self._answer(Kind.ROUND)
 
-    def _answer(self, kind: Kind) -> None:
+    def _answer(self, kind: Kind, fields: dict[str, Wire] | None = None) -> None:
         if self._answers is not None:
-            self._answers.frame(kind, {})
+            self._answers.frame(kind, fields or {})
 
     def _fail(self, exc: BaseException) -> None:
         self.error = "" if self._cancelled else str(exc)
         self._status.go(Status.CANCELLING if self._cancelled else Status.FAILING)
         if self._took_disks:
-            self._guest.disks.inactivate()
+            try:
+                self._guest.disks.inactivate()
+            except ImageError as exc2:  # such as a full file system, which is then why we are here
+                self.error = self.error or str(exc2)
         if self._answers is not None:
             with contextlib.suppress(EmuError, Cancelled):
                 self._answers.frame(Kind.ERROR, {"error": self.error or "cancelled there"})

@@ -143,7 +143,7 @@ class _StateSink:
 
 
 @dataclass(frozen=True, slots=True)
-class _Region:
+class StateRegion:
     """RAM in a state."""
 
     saved: SavedState
@@ -157,8 +157,8 @@ class _Region:
             self.saved.readv(position, [data[offset : offset + length]])
 
 
-class _StateSource:
-    """Frames one after the other."""
+class StateSource:
+    """The frames of a state one after the other, for a StreamReader."""
 
     def __init__(self, saved: SavedState) -> None:
         self._saved = saved
@@ -172,7 +172,7 @@ class _StateSource:
         self._saved.readv(self._position, [view])
         self._position += len(view)
 
-    def find(self, size: Wire, expected: int, name: str) -> _Region:
+    def find(self, size: Wire, expected: int, name: str) -> StateRegion:
         """The region behind a MAP frame that was just read; reading goes on behind it."""
         if size != expected:
             raise StreamError(f"MAP frame: {name} has {size!r:.40} bytes in the stream, must have {expected}")
@@ -181,7 +181,7 @@ class _StateSource:
         self._position = start + -(-expected // cluster) * cluster
         if self._position > self._saved.size:
             raise StreamError(f"MAP frame: {name} needs a state of {self._position} bytes, it has {self._saved.size}")
-        return _Region(self._saved, start)
+        return StateRegion(self._saved, start)
 
 
 def load_inside(guest: Guest, saved: SavedState, apply_disks: Callable[[], None], *, label: str) -> None:
@@ -190,7 +190,7 @@ def load_inside(guest: Guest, saved: SavedState, apply_disks: Callable[[], None]
     When disks or RAM cannot be read to their end, the guest stays paused: `replaced`.
     """
     check_may_be(guest, "replaced")
-    source = _StateSource(saved)
+    source = StateSource(saved)
     reader = StreamReader(source)
     reader.start()
     check_same_machine(reader.expect(Kind.CONFIG).fields().get("machine"), guest.configuration(), uuid=False)

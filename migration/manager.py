@@ -9,7 +9,7 @@ from emu.errors import MigrationError
 from migration.channel import listen, parse_uri
 from migration.destination import Incoming
 from migration.protocols import PAGE, Guest, StepHook, no_hook
-from migration.settings import Capabilities, Parameters
+from migration.settings import Capabilities, DiskMode, Parameters
 from migration.source import Outgoing, Progress
 from migration.status import Status, StatusMachine
 from migration.vmstate import Wire
@@ -65,10 +65,16 @@ class Migrations:
         """Where the latest outgoing migration went or was to go; empty before the first."""
         return self._outgoing_uri
 
-    def migrate(self, uri: str) -> None:
+    def refuse_if_twice(self) -> None:
+        """Raise MigrationError if the guest is known to run elsewhere, on disks of its own, so that those here cannot tell."""
+        if self._outgoing is not None and self._outgoing.left_with_disks:
+            raise MigrationError("the guest runs on the other side, on disks of its own: from here it would be there twice")
+
+    def migrate(self, uri: str, disks: DiskMode = DiskMode.SHARED) -> None:
         """Start to move the guest to `uri`; returns at once. Refused with the reason when something forbids it."""
         address = parse_uri(uri)
         with self._lock:
+            self.refuse_if_twice()
             reasons = self._guest.blocked_reasons()
             if reasons:
                 raise MigrationError("the guest cannot be migrated: " + " ".join(reasons))
@@ -76,7 +82,7 @@ class Migrations:
                 self._take_disks()
             self._begin()
             outgoing = Outgoing(
-                self._guest, address, self._status, self.capabilities, self.parameters, self._hook, self._on_pass
+                self._guest, address, self._status, self.capabilities, self.parameters, self._hook, self._on_pass, disks
             )
             self._outgoing, self._incoming, self._outgoing_uri = outgoing, None, uri
         threading.Thread(target=outgoing.run, name="migration", daemon=True).start()
@@ -172,6 +178,12 @@ def _numbers(progress: Progress, *, over: bool) -> dict[str, Wire]:
             "postcopy-requests": 0,
         },
     }
+    if progress.disks.total:
+        answer["disk"] = {
+            "transferred": progress.disks.transferred,
+            "remaining": progress.disks.remaining,
+            "total": progress.disks.total,
+        }
     if over:
         answer["downtime"] = round(progress.downtime_ms)
     else:

@@ -15,6 +15,7 @@ from migration.vmstate import State, Wire
 T = TypeVar("T")
 
 PAGE = 4096  # bytes; the unit of RAM on the wire, whatever the guest's page size
+BLOCK = 64 << 10  # bytes; the unit of disks on the wire
 
 
 class Savable(Protocol):
@@ -76,6 +77,9 @@ class Handover(Protocol):
     def active(self) -> bool:
         """Whether this process owns them."""
 
+    def flush(self) -> None:
+        """Put on disk what was written, so that `inactivate` has little to wait for; the guest may run."""
+
     def inactivate(self) -> None:
         """Flush, fsync and let go of all; on an error all are still ours."""
 
@@ -99,6 +103,51 @@ class DiskCopy(Protocol):
 
     def load(self, fd: int, offset: int) -> None:
         """Make the content what lies in `fd` from `offset` on."""
+
+
+class MovedDisk(Protocol):
+    """A disk whose content moves with its guest, on either side. Blocks are BLOCK bytes, the last one filled up with zeroes."""
+
+    @property
+    def name(self) -> str:
+        """The drive's id."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def watch(self) -> None:
+        """Begin to note changes."""
+
+    def changed(self) -> NDArray[np.bool_]:
+        """A flag for each block that changed since `watch` or the last question."""
+
+    def unwatch(self) -> None:
+        """Note no more changes; harmless when done."""
+
+    def filled(self) -> NDArray[np.bool_]:
+        """A flag for each block that may hold something; all others read as zero."""
+
+    def own(self) -> NDArray[np.bool_]:
+        """A flag for each block that may differ from what is behind the image, if anything is."""
+
+    def backing(self) -> str | None:
+        """What to know the image behind by on the other side; None for none."""
+
+    def read(self, first: int, data: memoryview) -> None:
+        """Fill `data`, whole blocks from block `first` on."""
+
+    def write(self, first: int, data: memoryview) -> None:
+        """Take whole blocks from block `first` on."""
+
+    def zero(self, first: int, count: int) -> None:
+        """Make blocks read as zero."""
+
+    def make_empty(self) -> None:
+        """Make everything as the image behind has it."""
+
+    def flush(self) -> None:
+        """Return when all that was taken is on disk."""
 
 
 class RamCopy(Protocol):
@@ -191,6 +240,9 @@ class Guest(Protocol):
     def disk_copies(self) -> Sequence[DiskCopy]:
         """The disks whose content a snapshot keeps, in order."""
 
+    def moved_disks(self) -> Sequence[MovedDisk]:
+        """The disks that move with the guest when they are not shared, or come in with it: all that can be written."""
+
     def prepared(self, states: Sequence[tuple[Savable, State]]) -> AbstractContextManager[None]:
         """Hold what of the host these states need, for them to be loaded inside; EmuError when it cannot be had."""
 
@@ -220,6 +272,7 @@ class Step(StrEnum):
     CONNECTED = "source:connected"
     CONFIG_SENT = "source:config-sent"
     ACCEPTED = "source:accepted"
+    DISKS_SENT = "source:disks-sent"  # once, before RAM; at once when they are shared
     FIRST_ROUND_SENT = "source:first-round-sent"
     GUEST_HELD = "source:guest-held"
     DISKS_LET_GO = "source:disks-let-go"

@@ -10,7 +10,7 @@ from emu.errors import MigrationError, StreamError
 from migration.pages import RamReceiver, find_block
 from migration.protocols import DiskCopy, RamBlock
 from migration.sections import Section
-from migration.stream import Kind, StreamReader
+from migration.stream import Frame, Kind, StreamReader
 from migration.vmstate import Wire
 
 Region = TypeVar("Region")
@@ -68,12 +68,14 @@ def receive(
     find: Callable[[Wire, int, str], Region],
     disks: Sequence[DiskCopy] = (),
     ram_now: bool,
+    take_blocks: Callable[[Frame], None] | None = None,
     on_frame: Callable[[StreamReader], None] = lambda _reader: None,
     on_round: Callable[[], None] = lambda: None,
 ) -> ReceivedState[Region]:
     """Read frames up to END. RAM frames are applied as they come when `ram_now`, else refused: a guest is still in that RAM.
 
     `find(size, expected, name)` finds the region behind a MAP frame that says it has `size` bytes; `label` names the stream.
+    `take_blocks` takes DISK frames, which no snapshot has.
     """
     receiver = RamReceiver(blocks)
     state: ReceivedState[Region] = ReceivedState()
@@ -84,6 +86,8 @@ def receive(
                 receiver.take(frame)
             case Kind.RAM:
                 raise StreamError(f"{label} holds a migration stream, not a snapshot; start a machine with --incoming for it")
+            case Kind.DISK if take_blocks is not None:
+                take_blocks(frame)
             case Kind.MAP:
                 fields = frame.fields()
                 if "disk" in fields:

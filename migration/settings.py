@@ -7,8 +7,17 @@ nobody asked for makes every move between two terminals slower, and 0 means the 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from enum import StrEnum
 
 from emu.errors import MigrationError
+
+
+class DiskMode(StrEnum):
+    """What becomes of the disks of a guest that moves."""
+
+    SHARED = "shared"  # both sides see the same images
+    FULL = "full"  # all that they hold goes along (migrate -b)
+    INCREMENTAL = "incremental"  # what differs from their backing files does, which both sides have (migrate -i)
 
 
 @dataclass(slots=True)

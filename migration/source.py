@@ -7,20 +7,23 @@ after it let go of the disks); without any word the guest stays paused here.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emu.errors import EmuError, ImageError, ImageErrorKind, MigrationError
+from emu.errors import EmuError, ImageError, ImageErrorKind, MigrationError, StreamError
+from migration.blocks import DiskCounters, OutgoingDisks
 from migration.channel import Address, Cancelled, Channel, connect
 from migration.pages import Pacer, RamCounters, RamSender, merge_runs
 from migration.protocols import PAGE, DirtyLog, Guest, Pause, Step, StepHook
 from migration.sections import describe_sections, dump_sections
-from migration.settings import Capabilities, Parameters
+from migration.settings import Capabilities, DiskMode, Parameters
 from migration.status import Status, StatusMachine
 from migration.stream import Kind, PeerRefused, StreamReader, StreamWriter
 from migration.vmstate import Wire
@@ -31,6 +34,12 @@ DISKS_BACK_WITHIN = 5.0  # seconds; a destination that was cut off needs a momen
 UNANSWERED = (
     "the order to run was sent, but no answer came: the guest may be running on the other side, so it stays paused here. "
     "If you know that it does not run there, 'cont' resumes it, provided its disks can be taken back unchanged"
+)
+
+
+UNANSWERED_COPIED = (
+    "the order to run was sent, but no answer came: the guest may be running on the other side, on its copies of the disks, so "
+    "it stays paused here. If you know that it does not run there, 'cont' resumes it; the disks here cannot tell"
 )
 
 
@@ -46,12 +55,13 @@ class Progress:
     bandwidth: float = 0.0  # bytes per second, over the last round
     total_bytes: int = 0  # guest RAM
     remaining_bytes: int = 0
-    transferred: int = 0
+    transferred: int = 0  # bytes, those of disks apart
     precopy_bytes: int = 0
     downtime_bytes: int = 0
     dirty_pages_rate: int = 0  # pages per second
     iterations: int = 0
     counters: RamCounters = field(default_factory=RamCounters)
+    disks: DiskCounters = field(default_factory=DiskCounters)
     error: str = ""
 
     @property
@@ -72,6 +82,7 @@ class Outgoing:
         parameters: Parameters,
         hook: StepHook,
         on_pass: Callable[[int], None] = lambda _iteration: None,
+        disks: DiskMode = DiskMode.SHARED,
     ) -> None:
         self.progress = Progress()
         self._guest = guest
@@ -81,6 +92,8 @@ class Outgoing:
         self._parameters = parameters
         self._hook = hook
         self._on_pass = on_pass
+        self._disks = OutgoingDisks(() if disks is DiskMode.SHARED else guest.moved_disks(), disks, self.progress.disks)
+        self._said_to_run = False
         self._channel: Channel | None = None
         self._cancel = threading.Event()
         self._continue = threading.Event()
@@ -103,6 +116,11 @@ class Outgoing:
             self._channel.cancel()
         return True
 
+    @property
+    def left_with_disks(self) -> bool:
+        """Whether the other side has said that the guest runs there, on disks that are not those here."""
+        return self._said_to_run and bool(self._disks.disks)
+
     def proceed(self) -> None:
         """migrate-continue: leave pre-switchover."""
         self._continue.set()
@@ -122,6 +140,7 @@ class Outgoing:
             self.progress.ended = time.monotonic()
         for log in self._logs:
             log.stop()
+        self._disks.stop()
         if self._channel is not None:
             self._channel.close()
 
@@ -133,10 +152,14 @@ class Outgoing:
         description = describe_sections(savables)
         writer.start()
         config: dict[str, Wire] = {"machine": dict(self._guest.configuration()), "two-way": channel.two_way}
+        if self._disks.mode is not DiskMode.SHARED:
+            config["disks"] = self._disks.describe()
         writer.frame(Kind.CONFIG, config | {"validate-uuid": self._capabilities.validate_uuid})
         self._hook(Step.CONFIG_SENT)
         if channel.two_way:
-            reader.expect(Kind.ACCEPT)
+            answer = reader.expect(Kind.ACCEPT).fields()
+            if self._disks.disks and answer.get("disks") is not True:
+                raise MigrationError("the other side's emu is older: it takes no disks that move with their guest")
         self._hook(Step.ACCEPTED)
         self.progress.setup_ms = self.progress.elapsed_ms
         self._go(Status.ACTIVE)
@@ -144,9 +167,11 @@ class Outgoing:
 
         down_at = time.monotonic()
         self._hold_guest()
+        before = writer.bytes_written
+        self._disks.note_changes()
+        self._disks.send_changes(self._check_cancel)  # before they are let go, while their tables are at hand
         self._guest.disks.inactivate()
         self._hook(Step.DISKS_LET_GO)
-        before = writer.bytes_written
         for sender, log, pending in zip(senders, self._logs, self._pending, strict=True):
             sender.send(merge_runs(pending, log.collect()), self._check_cancel)
         self._hook(Step.LAST_ROUND_SENT)
@@ -157,7 +182,7 @@ class Outgoing:
             writer.frame(Kind.END, {"run": self._ran})
         self.progress.remaining_bytes = 0
         self.progress.downtime_bytes = writer.bytes_written - before
-        self.progress.transferred = writer.bytes_written
+        self._note_transferred(writer)
         self._hook(Step.STATE_SENT)
         if channel.two_way:
             reader.expect(Kind.READY)
@@ -186,7 +211,8 @@ class Outgoing:
             self._committed = False
             raise
         except (EmuError, Cancelled) as exc:
-            raise MigrationError(UNANSWERED) from exc
+            raise MigrationError(UNANSWERED_COPIED if self._disks.disks else UNANSWERED) from exc
+        self._said_to_run = True
         self._hook(Step.RUNNING_HEARD)
 
     def _commit(self) -> None:
@@ -208,22 +234,24 @@ class Outgoing:
     def _precopy(self, writer: StreamWriter, answers: StreamReader | None) -> list[RamSender]:
         blocks = self._guest.ram_blocks()
         counters = self.progress.counters
-        self.progress.total_bytes = sum(block.size for block in blocks)
+        self.progress.total_bytes = self.progress.remaining_bytes = sum(block.size for block in blocks)
         pacer = Pacer(lambda: self._parameters.max_bandwidth, self._sleep)
+        self._send_disks(writer, answers, pacer)
         self._logs = [self._guest.dirty_log(block) for block in blocks]
         for log in self._logs:
             log.start()
         senders = [RamSender(block, log, writer, counters) for block, log in zip(blocks, self._logs, strict=True)]
         runs = [block.present() for block in blocks]
+        left = sum(_bytes(run) for run in runs) + self._disks.note_changes()
         rounds_below_limit = 0
         while True:
             self._send_round(writer, answers, senders, runs, pacer)
             if self.progress.iterations == 1:
                 self._hook(Step.FIRST_ROUND_SENT)
-            sent = sum(_bytes(run) for run in runs)
-            runs = [log.collect() for log in self._logs]
-            left = sum(_bytes(run) for run in runs)
-            self._reckon(left)
+            runs, sent = [log.collect() for log in self._logs], left
+            ram_left = sum(_bytes(run) for run in runs)
+            left = ram_left + self._disks.note_changes()
+            self._reckon(ram_left, left)
             if self.progress.expected_downtime_ms <= self._parameters.downtime_limit:
                 rounds_below_limit += 1
                 # One more round is cheaper than its pages in the downtime, as long as rounds keep shrinking.
@@ -243,17 +271,38 @@ class Outgoing:
     ) -> None:
         self.progress.iterations += 1
         self._on_pass(self.progress.iterations)
-        began, before = time.monotonic(), writer.bytes_written
         self.progress.remaining_bytes = sum(_bytes(run) for run in runs)
 
         def after_frame(size: int) -> None:
-            self._check_cancel(size)
-            self.progress.transferred = writer.bytes_written
             self.progress.remaining_bytes = max(0, self.progress.remaining_bytes - size)
-            pacer.sent(size)
+            self._after_frame(writer, pacer, size)
 
-        for sender, run in zip(senders, runs, strict=True):
-            sender.send(run, after_frame)
+        self._guest.disks.flush()  # or the guest stands still while the host writes out what was written for hours
+        with self._measured(writer, answers):
+            self._disks.send_changes(partial(self._after_frame, writer, pacer))
+            for sender, run in zip(senders, runs, strict=True):
+                sender.send(run, after_frame)
+
+    def _send_disks(self, writer: StreamWriter, answers: StreamReader | None, pacer: Pacer) -> None:
+        """All that the disks hold, before any RAM: what the guest does to its RAM meanwhile does not go twice."""
+        if self._disks.disks:
+            with self._measured(writer, answers):
+                self._disks.send_all(writer, partial(self._after_frame, writer, pacer))
+        self._hook(Step.DISKS_SENT)
+
+    def _after_frame(self, writer: StreamWriter, pacer: Pacer, size: int) -> None:
+        self._check_cancel(size)
+        self._note_transferred(writer)
+        pacer.sent(size)
+
+    def _note_transferred(self, writer: StreamWriter) -> None:
+        self.progress.transferred = writer.bytes_written - self.progress.disks.transferred
+
+    @contextlib.contextmanager
+    def _measured(self, writer: StreamWriter, answers: StreamReader | None) -> Iterator[None]:
+        """See what is sent in this context in place on the other side, and how fast that went."""
+        began, before = time.monotonic(), writer.bytes_written
+        yield
         if answers is not None:
             # What lies in the sockets' buffers is not over there yet: the guest would stand still while it is taken in.
             writer.frame(Kind.ROUND, {})
@@ -263,10 +312,10 @@ class Outgoing:
             self.progress.bandwidth = (writer.bytes_written - before) / seconds
         self._round_seconds = seconds
 
-    def _reckon(self, left: int) -> None:
+    def _reckon(self, ram_left: int, left: int) -> None:
         bandwidth = self._parameters.avail_switchover_bandwidth or self.progress.bandwidth or 1.0
-        self.progress.remaining_bytes = left
-        self.progress.dirty_pages_rate = round(left / PAGE / self._round_seconds)
+        self.progress.remaining_bytes = ram_left
+        self.progress.dirty_pages_rate = round(ram_left / PAGE / self._round_seconds)
         self.progress.expected_downtime_ms = round(left / bandwidth * 1000)
 
     def _sleep(self, seconds: float) -> None:
@@ -281,7 +330,19 @@ class Outgoing:
         self._check_cancel(0)
         self._status.go(status)
 
+    def _last_words(self, exc: BaseException) -> BaseException:
+        """Why the other side hung up, if it said so while this one was sending."""
+        if isinstance(exc, StreamError) and self._channel is not None and self._channel.readable and not self._committed:
+            try:
+                StreamReader(self._channel).expect(Kind.GO)  # which a destination never sends: an ERROR frame or nothing
+            except PeerRefused as refusal:
+                return refusal
+            except (EmuError, Cancelled):
+                pass
+        return exc
+
     def _fail(self, exc: BaseException) -> None:
+        exc = self._last_words(exc)
         cancelled = self._cancel.is_set() and not self._committed
         self.progress.error = "" if cancelled else str(exc)
         self._status.go(Status.CANCELLING if cancelled else Status.FAILING)

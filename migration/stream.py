@@ -4,7 +4,7 @@
     MAGIC VERSION ------------------------>
     CONFIG --------------------------------> compared with this machine
            <-------------------------------- ACCEPT
-    RAM, RAM, … ROUND ---------------------> (for every round but the last)
+    RAM, RAM, … ROUND ---------------------> (for every round but the last; disks that move along: migration/blocks.py)
            <-------------------------------- ROUND: all of that is in place
     RAM, RAM, … --------------------------->
     SECTION, SECTION, … ------------------->
@@ -17,7 +17,7 @@
 On a one-way channel (a file, a pipe) the answers and GO are left out, and END is the order to run.
 
 A frame is KIND (1 byte), LENGTH (4 bytes, little endian), LENGTH bytes, and the XXH3-64 hash of all of these (8 bytes).
-Payloads are msgpack maps; a RAM frame has its page data behind the map, a MAP frame is followed by page-aligned raw RAM.
+Payloads are msgpack maps; RAM and DISK frames have their data behind the map, a MAP frame is followed by page-aligned raw RAM.
 
 Version rule: VERSION changes when a frame's meaning does; this build reads its own alone. Sections have versions of their own
 (migration.vmstate), which is where compatibility lives.
@@ -63,6 +63,7 @@ class Kind(IntEnum):
     END = 6
     GO = 7
     ROUND = 8
+    DISK = 9
     ACCEPT = 16
     READY = 17
     RUNNING = 18
@@ -72,6 +73,7 @@ class Kind(IntEnum):
 PAGES_PER_FRAME = 1024  # 4 MiB: long enough to let the GIL go, short enough to be cancelled and paced
 MAX_MAP = 64 << 10  # bytes of msgpack in a RAM frame: two page lists of 4 bytes a page, and names
 MAX_RAM = PAGES_PER_FRAME * 4096 + MAX_MAP
+MAX_DISK = 4 << 20  # bytes of blocks in a DISK frame
 MAX_SECTION = 16 << 20  # a 9p session with all the fids that it may have takes 12 MiB, other devices tens of KiB
 MAX_SMALL = 64 << 10  # an error text, an empty map
 
@@ -79,6 +81,7 @@ _LIMITS: dict[Kind, int] = {
     Kind.CONFIG: MAX_SECTION,
     Kind.RAM: MAX_RAM,
     Kind.MAP: MAX_SMALL,
+    Kind.DISK: MAX_DISK + MAX_MAP,
     Kind.SECTION: MAX_SECTION,
     Kind.DESCRIPTION: MAX_SECTION,
     Kind.END: MAX_SMALL,
@@ -103,7 +106,7 @@ class Frame:
         return unpack(self.payload, self.kind.name)
 
     def fields_and_data(self) -> tuple[dict[str, Wire], memoryview]:
-        """A RAM frame's map, which has its length (4 bytes) in front, and the page data behind it."""
+        """The map of a RAM or DISK frame, which has its length (4 bytes) in front, and the data behind it."""
         payload = self.payload
         if len(payload) < _MAP_LENGTH.size:
             raise StreamError(f"{self.kind.name} frame has {len(payload)} bytes, must have at least {_MAP_LENGTH.size}")
@@ -184,7 +187,7 @@ class StreamWriter:
         self.bytes_written += sum(len(buffer) for buffer in buffers)
 
     def frame(self, kind: Kind, fields: dict[str, Wire], data: memoryview | None = None) -> None:
-        """Write one frame; `data` follows the map in RAM frames."""
+        """Write one frame; `data` follows the map in RAM and DISK frames."""
         packed = cast(bytes, msgpack.packb(fields))
         if data is not None:
             packed = _MAP_LENGTH.pack(len(packed)) + packed

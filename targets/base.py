@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -22,6 +23,7 @@ from emu.dirty import open_dirty_log
 from emu.engine.core import Engine
 from emu.engine.selftest import self_test
 from emu.errors import ConfigError
+from emu.ioerror import IoStatus, OnError
 from emu.irq import IrqLine
 from emu.memory import GuestMemory
 from emu.ram import Ram
@@ -101,6 +103,7 @@ class BaseBoard:
         # A share has one request at a time with a thread: the drives keep theirs.
         self._workers = ThreadPoolExecutor(BLOCK_WORKERS + len(wiring.config.shares), thread_name_prefix="block")
         self._virtio: list[VirtioDevice] = []
+        self._disks: dict[str, VirtioBlk] = {}  # by the drive's id
         self._sessions: list[Session] = []
 
     def attach(self, base: int, size: int, device: MmioDevice) -> None:
@@ -119,17 +122,17 @@ class BaseBoard:
         if count > slots:
             raise ConfigError(f"{count} virtio devices are asked for, the board has {slots} slots")
         for drive, image in wiring.drives:
-            self._virtio.append(
-                VirtioBlk(
-                    f"virtio-blk:{drive.id}",
-                    self.memory,
-                    image,
-                    executor=self._workers,
-                    post=wiring.post,
-                    serial=drive.serial,
-                    in_order=config.icount,
-                )
+            self._disks[drive.id] = VirtioBlk(
+                f"virtio-blk:{drive.id}",
+                self.memory,
+                image,
+                executor=self._workers,
+                post=wiring.post,
+                on_error=OnError(drive, wiring.io_error),
+                serial=drive.serial,
+                in_order=config.icount,
             )
+        self._virtio += self._disks.values()
         self._virtio += [self._virtio_p9(share) for share in config.shares]
         if config.rng:
             source = seeded_stream(config.uuid) if config.icount else host_entropy
@@ -175,6 +178,11 @@ class BaseBoard:
         """A new dirty log for one of `rams`."""
         return open_dirty_log(next(ram for ram in self.rams if ram is block))
 
+    def busy(self, within: float) -> Sequence[str]:
+        """Wait up to `within` seconds for what the host has to do: the devices with requests it is still not done with."""
+        give_up_at = time.monotonic() + within
+        return [device.name for device in self._virtio if not device.quiet(max(0.0, give_up_at - time.monotonic()))]
+
     def drain(self) -> None:
         """Return when no request is in flight."""
         for device in self._virtio:
@@ -184,6 +192,15 @@ class BaseBoard:
         """Drop everything derived from RAM."""
         self.engine.flush_code()
         self.engine.flush_tlb()
+
+    def retry(self) -> None:
+        """Carry out again what failed and was kept."""
+        for disk in self._disks.values():
+            disk.retry()
+
+    def io_status(self) -> Mapping[str, IoStatus]:
+        """The drives with requests that failed and wait for `retry`, by id."""
+        return {drive: disk.io_status for drive, disk in self._disks.items() if disk.io_status is not IoStatus.OK}
 
     def close(self) -> None:
         """Give back what the host lent."""

@@ -146,6 +146,10 @@ class VirtioP9(VirtioDevice):
         if done and self.live:
             self.used(0)
 
+    def quiet(self, within: float) -> bool:
+        """Wait up to `within` seconds for the host to be done with every request: whether it is."""
+        return self._workers.quiet(within)
+
     def drain(self) -> None:
         """Return when no request is in flight and the driver's rings show it."""
         self._workers.drain()

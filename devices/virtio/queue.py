@@ -196,11 +196,11 @@ class Queue:
             raise GuestError(f"avail.idx is {pending} ahead of the device, queue size is {size}")
         if (last - state.used_idx) & 0xFFFF >= size:
             raise GuestError(f"more chains are made available than the queue size, {size}, while all are in flight")
-        chain = self._walk(_U16.unpack_from(avail, _AVAIL_RING + 2 * (last & (size - 1)))[0])
+        chain = self.walk(_U16.unpack_from(avail, _AVAIL_RING + 2 * (last & (size - 1)))[0])
         state.last_avail = last + 1 & 0xFFFF
         return chain
 
-    def _walk(self, head: int) -> Chain:
+    def walk(self, head: int) -> Chain:
         """Follow the chain from `head`. As in QEMU an indirect table may be longer than the queue: Linux makes such tables."""
         table, limit, view, unpack = self._desc, self.state.size, self._memory.view, _DESCRIPTOR.unpack_from
         readable: list[memoryview] = []

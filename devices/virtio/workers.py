@@ -73,6 +73,11 @@ class Workers(Generic[RequestT]):
             self._changed.wait_for(lambda: self._unfinished == 0, patience)
             return self._take()
 
+    def quiet(self, within: float) -> bool:
+        """Wait up to `within` seconds for what is under way: whether all of it is done."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._unfinished == 0, within)
+
     def drain(self) -> None:
         """Return when every request was given back."""
         self._wait()

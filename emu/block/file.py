@@ -38,10 +38,18 @@ class ImageFile:
     Offsets and lengths are bytes. All errors are ImageError; the host's errno is in its `__cause__`.
     """
 
-    def __init__(self, path: str, *, read_only: bool, marks: Callable[[int, str], MarkStore] = mark_store) -> None:
-        """Open `path`, inactive."""
+    def __init__(
+        self,
+        path: str,
+        *,
+        read_only: bool,
+        locking: bool = True,
+        marks: Callable[[int, str], MarkStore] = mark_store,
+    ) -> None:
+        """Open `path`, inactive. Without `locking` it is owned without a lock, and nothing keeps others away."""
         self.path = path
         self.read_only = read_only
+        self.locking = locking
         self._fd = self._open()
         self._owner = Owner(self._fd, path, marks(self._fd, path), read_only=read_only)
         self._transitions = threading.RLock()  # activate, inactivate and close, one at a time
@@ -103,19 +111,27 @@ class ImageFile:
                 return
             if self._closed:
                 raise ImageError(ImageErrorKind.INACTIVE, self.path, "is closed")
-            try:
-                locked = try_lock(self._fd, exclusive=not self.read_only)
-            except OSError as exc:
-                raise self._failed("locking it", exc) from exc
-            if not locked:
-                raise ImageError(ImageErrorKind.LOCKED, self.path, f"is in use by {holder(self._fd)}")
+            if self.locking:
+                self._lock()
             try:
                 self._owner.activated(expect_unchanged=expect_unchanged)
             except ImageError:
-                unlock(self._fd)
+                self._unlock()
                 raise
             self.size = self._measure()
             self._active = True
+
+    def _lock(self) -> None:
+        try:
+            locked = try_lock(self._fd, exclusive=not self.read_only)
+        except OSError as exc:
+            raise self._failed("locking it", exc) from exc
+        if not locked:
+            raise ImageError(ImageErrorKind.LOCKED, self.path, f"is in use by {holder(self._fd)}")
+
+    def _unlock(self) -> None:
+        if self.locking:
+            unlock(self._fd)
 
     def inactivate(self) -> None:
         """Put everything on disk and drop the lock; harmless when inactive. On an error the image stays active."""
@@ -131,7 +147,7 @@ class ImageFile:
             except ImageError:
                 self._active = True
                 raise
-            unlock(self._fd)
+            self._unlock()
 
     def close(self) -> None:
         """Inactivate and close; harmless when closed. On an error the file is closed all the same."""
@@ -189,7 +205,7 @@ class ImageFile:
                         text = f"ends at {offset:#x}, {length} bytes before the end of a read"
                         raise ImageError(ImageErrorKind.IO, self.path, text)
                     offset, length = offset + done, length - done
-                    rest = _after(rest, done) if length else ()
+                    rest = after(rest, done) if length else ()
             except OSError as exc:
                 raise self._failed(f"reading {length} bytes at {offset:#x}", exc) from exc
 
@@ -218,7 +234,7 @@ class ImageFile:
                 while length:
                     done = os.pwritev(self._fd, rest[:IOV_MAX], offset)
                     offset, length = offset + done, length - done
-                    rest = _after(rest, done) if length else ()
+                    rest = after(rest, done) if length else ()
                 with self._gate:
                     self.size = max(self.size, offset)
             except OSError as exc:
@@ -275,7 +291,7 @@ class ImageFile:
         return ImageError(ImageErrorKind.IO, self.path, f"{what} failed: {exc.strerror}")
 
 
-def _after(buffers: WriteBuffers, done: int) -> list[memoryview]:
+def after(buffers: WriteBuffers, done: int) -> list[memoryview]:
     """What is left of `buffers` when their first `done` bytes have been transferred."""
     rest: list[memoryview] = []
     for buffer in buffers:

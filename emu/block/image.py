@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from emu.block.changes import Changes
 from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
+from emu.block.nbd.address import is_address
 from emu.block.probe import probe
 from emu.block.qcow2.image import Qcow2Image
 from emu.block.raw import RawImage
+from emu.block.storage import Storage
 from emu.errors import ConfigError
 
 
@@ -38,6 +41,10 @@ class Image(Protocol):
     @property
     def active(self) -> bool:
         """True while this process owns the image: it holds the lock and may write."""
+
+    @property
+    def changes(self) -> Changes:
+        """Where every change of the disk's content is noted."""
 
     def readv(self, offset: int, buffers: ReadBuffers) -> None:
         """Fill `buffers` one after the other from `offset`."""
@@ -70,20 +77,29 @@ class Image(Protocol):
         """Inactivate and close; harmless when closed. On an error the image is closed all the same."""
 
 
-FORMATS: dict[str, Callable[[ImageFile], Image]] = {
+FORMATS: dict[str, Callable[[Storage], Image]] = {
     "raw": RawImage,
     "qcow2": Qcow2Image,
 }
 
 
-def open_image(path: str, format: str, *, read_only: bool, active: bool) -> Image:  # noqa: A002 - the drive option's name
-    """Open an existing image; with `active` own it at once, as a guest that starts here does.
+def open_image(
+    path: str,
+    format: str,  # noqa: A002 - the drive option's name
+    *,
+    read_only: bool,
+    active: bool,
+    locking: bool = True,
+) -> Image:
+    """Open an existing image, a file or an NBD export; with `active` own it at once, as a guest that starts here does.
+
+    Without `locking` neither the image nor what is behind it is ever locked.
 
     An empty `format` leaves it to the file's magic; a raw image then cannot be given one (probe.py).
     """
     if format and format not in FORMATS:
         raise ConfigError(f"{path}: image format {format!r} is unknown, known are {', '.join(FORMATS)}")
-    file = ImageFile(path, read_only=read_only)
+    file = _open_storage(path, read_only=read_only, locking=locking)
     try:
         image = FORMATS[format](file) if format else _open_probed(file)
     except BaseException:
@@ -98,6 +114,14 @@ def open_image(path: str, format: str, *, read_only: bool, active: bool) -> Imag
     return image
 
 
-def _open_probed(file: ImageFile) -> Image:
+def _open_storage(path: str, *, read_only: bool, locking: bool) -> Storage:
+    if is_address(path):
+        from emu.block.nbd.export import NbdExport  # a machine without one starts sooner
+
+        return NbdExport(path, read_only=read_only)
+    return ImageFile(path, read_only=read_only, locking=locking)
+
+
+def _open_probed(file: Storage) -> Image:
     found = probe(file)
     return RawImage(file, guessed=True) if found == "raw" else FORMATS[found](file)

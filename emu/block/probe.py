@@ -7,13 +7,13 @@ says `format=` is believed.
 
 from __future__ import annotations
 
-from emu.block.file import ImageFile
+from emu.block.storage import Storage
 
 MAGICS = {b"QFI\xfb": "qcow2"}
 MAGIC_BYTES = 4
 
 
-def probe(file: ImageFile) -> str:
+def probe(file: Storage) -> str:
     """The name of the format."""
     start = bytearray(min(MAGIC_BYTES, file.size))
     file.readv(0, [start])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
+from emu.block.changes import Changes
+from emu.block.file import ReadBuffers, WriteBuffers
 from emu.block.probe import MAGIC_BYTES, MAGICS
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 
@@ -14,8 +16,9 @@ class RawImage:
 
     format = "raw"
 
-    def __init__(self, file: ImageFile, *, guessed: bool = False) -> None:
+    def __init__(self, file: Storage, *, guessed: bool = False) -> None:
         """`guessed`: nobody said that it is raw, so its guest must not make it look like something else (probe.py)."""
+        self.changes = Changes()
         self._file = file
         self._guessed = guessed
 
@@ -55,10 +58,14 @@ class RawImage:
 
     def writev(self, offset: int, buffers: WriteBuffers) -> None:
         """Write `buffers` one after the other from `offset`."""
-        self._check(offset, sum(map(len, buffers)))
+        length = sum(map(len, buffers))
+        self._check(offset, length)
         if self._guessed and offset < MAGIC_BYTES:
             self._check_magic(offset, buffers)
-        self._file.writev(offset, buffers)
+        try:
+            self._file.writev(offset, buffers)
+        finally:  # one that failed may have been made in part
+            self.changes.note(offset, length)
 
     def _check_magic(self, offset: int, buffers: WriteBuffers) -> None:
         """Refuse a write that leaves another format's magic."""
@@ -77,12 +84,18 @@ class RawImage:
     def discard(self, offset: int, length: int) -> None:
         """Give the space of a range back to the host."""
         self._check(offset, length)
-        self._file.discard(offset, length)
+        try:
+            self._file.discard(offset, length)
+        finally:
+            self.changes.note(offset, length)
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make a range read as zeroes."""
         self._check(offset, length)
-        self._file.write_zeroes(offset, length, unmap=unmap)
+        try:
+            self._file.write_zeroes(offset, length, unmap=unmap)
+        finally:
+            self.changes.note(offset, length)
 
     def activate(self, *, expect_unchanged: bool = False) -> None:
         """Own the image."""

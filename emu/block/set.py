@@ -44,11 +44,15 @@ class ImageSet:
                 raise
             self._active = True
 
+    def flush(self) -> None:
+        """Put on disk what was written."""
+        for image in self.images:
+            image.flush()
+
     def inactivate(self) -> None:
         """Let all images go; on an error those let go are taken back. Harmless when inactive."""
         with self._lock:
-            for image in self.images:
-                image.flush()  # what can fail fails here, while all are still ours
+            self.flush()  # what can fail fails here, while all are still ours
             gone: list[Image] = []
             try:
                 for image in self.images:

@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from emu.config import LOG_CHANNELS, ON_MISMATCH, SAVEVM, SECURITY, TAG_MAX, DriveConfig, MachineConfig, ShareConfig
+from emu.config import (
+    LOG_CHANNELS,
+    ON_MISMATCH,
+    RERROR,
+    SAVEVM,
+    SECURITY,
+    TAG_MAX,
+    WERROR,
+    DriveConfig,
+    MachineConfig,
+    ShareConfig,
+)
 from emu.errors import ConfigError
 from images import BUNDLED, bundled
 
@@ -87,11 +98,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--memory", metavar="SIZE", help="K, M or G behind a number; a bare number is MiB, as QEMU has it")
     machine.add_argument(
         "--drive",
-        metavar="FILE[,format=raw|qcow2][,id=ID][,readonly][,serial=TEXT][,savevm=copy]",
+        metavar="FILE|NBD[,format=raw|qcow2][,id=ID][,readonly][,serial=TEXT][,savevm=copy][,locking=off]"
+        "[,werror=enospc|stop|report|ignore][,rerror=report|stop|ignore]",
         action="append",
         default=[],
-        help="a virtio disk; unless given, its format is told by its first bytes and its id is drive0, drive1, …; savevm=copy "
-        "puts a copy of the disk into every snapshot; a comma in a name is written twice",
+        help="a virtio disk: a file, or what an NBD server has at nbd:HOST:PORT/NAME, nbd:unix:PATH:exportname=NAME, "
+        "nbd://HOST:PORT/NAME or nbd+unix:///NAME?socket=PATH; unless given, its format is told by its first bytes and its id "
+        "is drive0, drive1, …; savevm=copy puts a copy of the disk into every snapshot; a comma in a name is written twice. "
+        "A write that the host has no room for stops the guest, and the monitor's cont carries it out again; werror and rerror "
+        "say whether other errors of writes and reads are to stop it too, are reported to it, or ignored. With locking=off, "
+        "for file systems without locks, nothing keeps two guests from writing to the image at the same time and destroying it",
     )
     machine.add_argument(
         "--share",
@@ -177,25 +193,25 @@ def parse_drive(text: str, index: int) -> DriveConfig:
     path, *options = _split_commas(text)
     if not path:
         raise ConfigError(f"--drive {text!r:.80} names no file")
-    values = {"format": "", "id": f"drive{index}", "serial": "", "savevm": "inside"}
-    readonly = False
+    values = {"format": "", "id": f"drive{index}", "serial": "", "savevm": "inside", "werror": "enospc", "rerror": "report"}
+    flags = {"readonly": False, "locking": True}
     for option in options:
         key, equals, value = option.partition("=")
-        if key == "readonly" and value in ("", "on", "off"):
-            readonly = value != "off"
+        if key in flags and value in ("", "on", "off"):
+            flags[key] = value != "off"
         elif key in values and equals:
             values[key] = value
         else:
-            raise ConfigError(
-                f"--drive option {option!r:.40} is unknown, known are format=, id=, readonly, serial= and savevm="
-            )
+            known = ", ".join((*flags, *(f"{name}=" for name in values)))
+            raise ConfigError(f"--drive option {option!r:.40} is unknown, known are {known}")
     if not _DRIVE_ID.fullmatch(values["id"]):
         raise ConfigError(f"--drive id {values['id']!r:.80} must be a letter and up to 63 of A-Z a-z 0-9 . _ -")
     if not values["serial"].isascii() or len(values["serial"]) > MAX_SERIAL:
         raise ConfigError(f"--drive serial {values['serial']!r:.80} must have at most {MAX_SERIAL} ASCII characters")
-    if values["savevm"] not in SAVEVM:
-        raise ConfigError(f"--drive savevm is {values['savevm']!r:.40}, must be one of {', '.join(SAVEVM)}")
-    return DriveConfig(path=Path(path), readonly=readonly, **values)
+    for name, known_values in (("savevm", SAVEVM), ("werror", WERROR), ("rerror", RERROR)):
+        if values[name] not in known_values:
+            raise ConfigError(f"--drive {name} is {values[name]!r:.40}, must be one of {', '.join(known_values)}")
+    return DriveConfig(path=path, readonly=flags["readonly"], locking=flags["locking"], **values)
 
 
 def parse_share(text: str, index: int) -> ShareConfig:

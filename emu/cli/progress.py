@@ -17,7 +17,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The numbers of one `query-migrate` that people look at. Bytes, bytes per second, milliseconds."""
+    """The numbers of one `query-migrate` that people look at, disks and RAM in one. Bytes, bytes per second, milliseconds."""
 
     status: str
     transferred: int
@@ -34,14 +34,19 @@ class Snapshot:
         """Read an answer to `query-migrate`; what is missing counts as 0."""
         ram = query.get("ram")
         numbers = ram if isinstance(ram, dict) else {}
-        transferred, total_ms = _integer(numbers.get("transferred")), _integer(query.get("total-time"))
+        disks = query.get("disk")
+        parts = (numbers, disks if isinstance(disks, dict) else {})
+        transferred, remaining, total = (
+            sum(_integer(part.get(key)) for part in parts) for key in ("transferred", "remaining", "total")
+        )
+        total_ms = _integer(query.get("total-time"))
         # The rate is known after the first round; until then the mean so far stands for it.
         rate = _integer(numbers.get("mbps")) * 1e6 / 8 or transferred * 1e3 / max(total_ms, 1)
         return cls(
             status=str(query.get("status", "none")),
             transferred=transferred,
-            remaining=_integer(numbers.get("remaining")),
-            total=_integer(numbers.get("total")),
+            remaining=remaining,
+            total=total,
             rate=rate,
             dirty_pages_per_second=_integer(numbers.get("dirty-pages-rate")),
             iteration=_integer(numbers.get("dirty-sync-count")),
@@ -99,7 +104,7 @@ class PlainProgress:
 
 
 class BarProgress:
-    """A bar of the RAM that is on the other side."""
+    """A bar of what is on the other side."""
 
     def __init__(self, stream: TextIO) -> None:
         # Imported here: only a person at a terminal waits for it.

@@ -56,11 +56,13 @@ class Handle:
 
         self.cpu = self._get_cpu(self._uc, self.layout.cpu_index)
         self._check_layout(self._pointer_at(self._uc + core.uc_cpu) == self.cpu)
-        repair_library(core, self.layout)
+        self._check_layout(self._pointer_at(self.cpu + core.cpu_uc) == self._uc)
         self.env = self._pointer_at(self.cpu + core.cpu_env_ptr)
         self._check_layout(self.env == self.cpu + self.layout.env_in_cpu)
+        requests = self._pointer_at(self.cpu + core.cpu_icount_decr_ptr)
+        repair_library(core, self.layout, requests - self.env)
         cpu_class = self._pointer_at(self.cpu + core.cpu_class)
-        keep_stores_fast(core, self.layout.tlb, cpu_class, self._pointer_at(self.cpu + core.cpu_icount_decr_ptr))
+        keep_stores_fast(core, self.layout.tlb, cpu_class, requests)
         if self.layout.left_unreset:
             reset = self._pointer_at(cpu_class)
             ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(reset)(self.cpu)

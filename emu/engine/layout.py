@@ -52,6 +52,7 @@ class CoreLayout:
     uc_jmp_bufs: int  # sigjmp_buf[]: where an exception goes, for each level of uc_emu_start
     uc_nested_level: int  # int: how many of them are set
     # CPUState
+    cpu_uc: int  # uc_struct *
     cpu_interrupt_request: int  # uint32_t
     cpu_env_ptr: int  # CPUArchState *
     cpu_icount_decr_ptr: int  # union { uint32_t u32; struct { uint16_t low, high; } u16; } *
@@ -66,13 +67,15 @@ class CoreLayout:
 
 
 @dataclass(frozen=True, slots=True)
-class CodeWatchCalls:
-    """Where in the library file two functions are, and the global offset table's slots for them (`codewatch`)."""
+class TranslationCalls:
+    """Where in the library file some functions are, and the global offset table's slots (`codewatch`, `exitchecks`)."""
 
     invalidate_fast: int  # tb_invalidate_phys_page_fast
     invalidate_fast_slot: int
     protect: int  # tlb_protect_code
     protect_slot: int
+    generate: int  # tcg_gen_code
+    generate_slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ class IsaLayout:
     suffix: str  # of the library's internal functions
     constants: str  # the package's module of register ids, and the prefix of the names in it
     pc_advance: int | None  # bytes Unicorn adds to the pc before it calls the exception hook; None: it loses the pc
-    code_watch: CodeWatchCalls
+    calls: TranslationCalls
     tlb: TlbLayout
     env_in_cpu: int  # offset of CPUArchState in ArchCPU
     env_size: int  # sizeof(CPUArchState)
@@ -198,6 +201,7 @@ CORE: dict[Build, CoreLayout] = {
         uc_no_exit_request=2034,
         uc_jmp_bufs=2040,
         uc_nested_level=14840,
+        cpu_uc=33192,
         cpu_interrupt_request=28,
         cpu_env_ptr=296,
         cpu_icount_decr_ptr=304,

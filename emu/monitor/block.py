@@ -35,7 +35,9 @@ def query_block(ctx: Context) -> Wire:
             "image": about,
         }
         info: dict[str, Wire] = {"device": drive.id, "type": "unknown", "locked": False, "removable": False}
-        drives.append(info | {"io-status": "ok", "inserted": inserted})
+        if drive.stops_on_error:
+            info["io-status"] = str(ctx.machine.io_status(drive.id))
+        drives.append(info | {"inserted": inserted})
     return drives
 
 

@@ -145,13 +145,15 @@ COMMANDS: dict[str, Command] = {
         parameters=(
             _URI,
             _CHANNELS,
+            Parameter("blk", Kind.BOOL, required=False),
+            Parameter("inc", Kind.BOOL, required=False),
             Parameter("detach", Kind.BOOL, required=False),
             Parameter("resume", Kind.BOOL, required=False),
         ),
         hmp=Hmp(
             name="migrate",
-            help="migrate to URI (using -d to not wait for completion)",
-            flags={"-d": "detach"},
+            help="migrate to URI (-d: do not wait, -b: with disks, -i: what differs from base files)",
+            flags={"-d": "detach", "-b": "blk", "-i": "inc"},
             words=("uri",),
             show=text.show_migration,
         ),
@@ -212,9 +214,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "savevm": Command(
         run=snapshots.savevm,
-        parameters=(_SAVED_TAG,),
+        parameters=(Parameter("tag", required=False, suggest=snapshots.snapshot_tags),),
         qmp=False,
-        hmp=Hmp(name="savevm", help="save a VM snapshot; one of the same tag is replaced", words=("tag",)),
+        hmp=Hmp(
+            name="savevm",
+            help="save a VM snapshot, as vm-YYYYMMDDHHMMSS unless named; replaces its namesake",
+            words=("tag",),
+        ),
     ),
     "loadvm": Command(
         run=snapshots.loadvm,

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+from emu.config import DriveConfig
 from emu.monitor.command import Context
 from migration.vmstate import Wire
 
@@ -86,6 +87,8 @@ def _plain(value: object) -> Wire:
             return str(value.absolute())
         case tuple():
             return [_plain(item) for item in value]
+        case DriveConfig():
+            value = value.absolute()
     if not is_dataclass(value):
         raise TypeError(f"a machine's configuration holds a {type(value).__name__}, which has no form on the wire")
     return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}

@@ -11,7 +11,7 @@ from typing import cast
 
 from emu.monitor.command import CommandError, Context
 from emu.runstate import RunState
-from migration.settings import LIMITS, as_dict, names, set_capability, set_parameter
+from migration.settings import LIMITS, DiskMode, as_dict, names, set_capability, set_parameter
 from migration.vmstate import Wire
 
 # A number as people write it for max-bandwidth: digits, perhaps a fraction, and a unit.
@@ -25,13 +25,19 @@ def migrate(
     *,
     uri: str | None = None,
     channels: list[object] | None = None,
+    blk: bool = False,
+    inc: bool = False,
     detach: bool = False,  # noqa: ARG001 - clients send it; in QMP it never had a meaning
     resume: bool = False,
 ) -> Wire:
-    """Start to move the guest away; returns at once, whatever `detach` says."""
+    """Start to move the guest away; returns at once, whatever `detach` says.
+
+    With `blk` the content of its disks goes along, with `inc` what differs from their backing files, as in QEMU before 9.1.
+    """
     if resume:
         raise CommandError("there is nothing to resume: postcopy migration, which can be recovered, is not in this build")
-    ctx.machine.migrations.migrate(_uri(uri, channels))
+    disks = DiskMode.INCREMENTAL if inc else DiskMode.FULL if blk else DiskMode.SHARED
+    ctx.machine.migrations.migrate(_uri(uri, channels), disks)
     return {}
 
 

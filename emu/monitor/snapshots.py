@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from emu.monitor.block import check_node
@@ -10,9 +11,9 @@ from migration.snapshot import OnProgress, SaveOptions, SnapshotInfo
 from migration.vmstate import Wire
 
 
-def savevm(ctx: Context, *, tag: str) -> Wire:
-    """Save the guest as `tag`; a snapshot of the same tag is replaced."""
-    ctx.machine.savevm(tag)
+def savevm(ctx: Context, *, tag: str | None = None) -> Wire:
+    """Save the guest as `tag`, or by the time of day; a snapshot of the same tag is replaced."""
+    ctx.machine.savevm(time.strftime("vm-%Y%m%d%H%M%S") if tag is None else tag)
     return {}
 
 

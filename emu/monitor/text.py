@@ -61,12 +61,14 @@ def show_version(answer: Wire) -> str:
 
 def show_block(answer: Wire) -> str:
     """`info block`."""
-    return "\n\n".join(_drive(_record(entry["inserted"])) for entry in _records(answer))
+    return "\n\n".join(_drive(entry, _record(entry["inserted"])) for entry in _records(answer))
 
 
-def _drive(inserted: Mapping[str, Text]) -> str:
+def _drive(entry: Mapping[str, Text], inserted: Mapping[str, Text]) -> str:
     notes = (", read-only" if inserted["ro"] else "") + ("" if inserted["active"] else ", inactive")
-    return f"{inserted['node-name']}: {inserted['file']} ({inserted['drv']}{notes})\n    Cache mode:       writeback"
+    status = entry.get("io-status", "ok")
+    io_status = "" if status == "ok" else f"\n    I/O status:       {status}"
+    return f"{inserted['node-name']}: {inserted['file']} ({inserted['drv']}{notes})\n    Cache mode:       writeback{io_status}"
 
 
 def show_cpus(answer: Wire) -> str:
@@ -189,6 +191,9 @@ def show_migration(answer: Wire) -> str:
     lines += [f"{title}: {migration[key]} ms" for key, title in _TIMES if key in migration]
     if "ram" in migration:
         lines += _ram_lines(cast("dict[str, int]", migration["ram"]))
+    if "disk" in migration:
+        disk = cast("dict[str, int]", migration["disk"])
+        lines += [f"{key} disk: {disk[key] >> 10} kbytes" for key in ("transferred", "remaining", "total")]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import cast
@@ -15,12 +16,14 @@ from hypothesis import strategies as st
 from emu.cli.analyze import MAX_DEPTH
 from emu.cli.main import main
 from migration.channel import Channel, connect, parse_uri
-from migration.protocols import PAGE
+from migration.protocols import BLOCK, PAGE
 from migration.stream import Kind, StreamWriter
 from migration.vmstate import Wire
+from tests.emu.block.qcow2.tools import create, needs_qemu_img, qemu_img
 
 BLOB = bytes(range(100))
 PAGES = 3
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def write_stream(path: Path, *sections: dict[str, Wire], header: int = 0) -> None:
@@ -49,6 +52,22 @@ def analyze(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[
     code = main(["analyze", *words])
     out, err = capsys.readouterr()
     return code, cast("dict[str, Wire]", json.loads(out)), err
+
+
+def test_disks_that_moved_along_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    channel = connect(parse_uri(f"file:{tmp_path / 'stream'}"))
+    writer = StreamWriter(channel)
+    writer.start()
+    for blocks in (1, 2):
+        fields: dict[str, Wire] = {"disk": "root", "blocks": bytes(4 * blocks), "zero": bytes(8)}
+        writer.frame(Kind.DISK, fields, memoryview(bytes(blocks * BLOCK)))
+    writer.frame(Kind.END, {"run": True})
+    channel.close()
+
+    code, shown, _err = analyze(capsys, str(tmp_path / "stream"))
+
+    assert code == 0
+    assert shown["disks"] == {"root": {"frames": 2, "bytes": 3 * BLOCK, "zero_runs": 2}}
 
 
 def test_a_whole_stream_is_shown(stream: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,3 +185,25 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, capsys: pytest.Captu
 
     assert code == 1
     assert told in capsys.readouterr().err
+
+
+def test_the_states_inside_a_qcow2_image_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = tmp_path / "disk"
+    image.write_bytes(gzip.decompress((GOLDEN / "riscv64-tiny-1.qcow2.gz").read_bytes()))
+
+    code, shown, err = analyze(capsys, str(image))
+
+    assert (code, err) == (0, "")
+    (snapshot,) = cast("list[dict[str, dict[str, dict[str, Wire]]]]", shown["snapshots"])
+    assert snapshot["state"]["machine"]["target"] == "riscv64"
+    assert cast("list[dict[str, str]]", snapshot["state"]["sections"])[0]["name"] == "clock"
+
+
+@needs_qemu_img
+def test_a_snapshot_of_a_disk_alone_has_no_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = create(tmp_path / "disk.qcow2", 1 << 20)
+    qemu_img("snapshot", "-c", "before", image)
+
+    code, shown, err = analyze(capsys, str(image))
+
+    assert (code, err, shown) == (0, "", {"snapshots": [{"id": "1", "tag": "before", "state": None}]})

@@ -109,11 +109,14 @@ def test_a_bundled_guest_brings_its_kernel_and_memory() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a.img", DriveConfig(path=Path("a.img"), id="drive0")),
-        ("a.img,readonly", DriveConfig(path=Path("a.img"), id="drive0", readonly=True)),
-        ("a.img,readonly=off", DriveConfig(path=Path("a.img"), id="drive0")),
-        ("a.img,id=root,serial=S1", DriveConfig(path=Path("a.img"), id="root", serial="S1")),
-        ("a,,b.img,format=raw", DriveConfig(path=Path("a,b.img"), format="raw", id="drive0")),
+        ("a.img", DriveConfig(path="a.img", id="drive0")),
+        ("a.img,readonly", DriveConfig(path="a.img", id="drive0", readonly=True)),
+        ("a.img,readonly=off", DriveConfig(path="a.img", id="drive0")),
+        ("a.img,id=root,serial=S1", DriveConfig(path="a.img", id="root", serial="S1")),
+        ("a.img,locking=off", DriveConfig(path="a.img", id="drive0", locking=False)),
+        ("a.img,locking=on", DriveConfig(path="a.img", id="drive0")),
+        ("a.img,werror=stop,rerror=ignore", DriveConfig(path="a.img", id="drive0", werror="stop", rerror="ignore")),
+        ("a,,b.img,format=raw", DriveConfig(path="a,b.img", format="raw", id="drive0")),
     ],
 )
 def test_drive_options(text: str, expected: DriveConfig) -> None:
@@ -165,6 +168,9 @@ def test_drives_are_numbered_in_order() -> None:
         (("--drive", ""), "names no file"),
         (("--drive", "a.img,cache=none"), "'cache=none' is unknown"),
         (("--drive", "a.img,readonly=maybe"), "'readonly=maybe' is unknown"),
+        (("--drive", "a.img,locking=auto"), "'locking=auto' is unknown"),
+        (("--drive", "a.img,werror=retry"), "--drive werror is 'retry', must be one of enospc, stop, report, ignore"),
+        (("--drive", "a.img,rerror=enospc"), "--drive rerror is 'enospc', must be one of stop, report, ignore"),
         (("--drive", "a.img,id=1"), "--drive id '1' must be a letter"),
         (("--drive", f"a.img,serial={'s' * 21}"), "at most 20 ASCII characters"),
         (("--drive", "a.img", "--drive", "b.img,id=drive0"), "drive id 'drive0' is given 2 times"),
@@ -241,7 +247,7 @@ def test_a_config_file_has_the_options_names(config_file: Path) -> None:
         config = parse_machine(parsed, keep)
 
     assert (config.target, config.memory, config.rng) == ("riscv64", 32 * MIB, False)
-    assert [drive.path.name for drive in config.drives] == ["a.img", "b.img"]
+    assert [drive.path for drive in config.drives] == ["a.img", "b.img"]
     assert [(share.path.name, share.readonly) for share in config.shares] == [("dir", False), ("other", True)]
     assert parse_session(parsed).serial == Endpoint(EndpointKind.NONE)
 
@@ -252,7 +258,7 @@ def test_the_command_line_goes_before_the_config_file_and_drives_and_shares_add_
     config = machine("--config", str(config_file), "--memory", "64M", "--drive", "b.img", "--share", "b")
 
     assert (config.target, config.memory) == ("riscv64", 64 * MIB)
-    assert [drive.path.name for drive in config.drives] == ["a.img", "b.img"]
+    assert [drive.path for drive in config.drives] == ["a.img", "b.img"]
     assert [share.tag for share in config.shares] == ["host0", "host1"]
 
 

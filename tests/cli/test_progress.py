@@ -45,6 +45,12 @@ def test_the_rate_of_the_first_round_is_the_mean_so_far() -> None:
     assert "12 MiB/s" in Snapshot.of({"status": "active", "total-time": 500, "ram": ram}).line()
 
 
+def test_disks_that_move_along_count_as_well() -> None:
+    disk: dict[str, Wire] = {"transferred": MIB, "remaining": 2 * MIB, "total": 36 * MIB}
+    line = Snapshot.of(query("active", 5 * MIB) | {"disk": disk}).line()
+    assert line.startswith("active: 4.0 MiB sent, 7.0 of 100 MiB left")
+
+
 def test_an_answer_without_numbers_is_shown_as_well() -> None:
     assert Snapshot.of({"status": "setup"}).line().startswith("setup: 0.0 MiB sent")
 

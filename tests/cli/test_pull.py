@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from emu.cli.pull import read_configuration
+from emu.cli.pull import read_configuration, with_own_images
 from emu.config import DriveConfig, MachineConfig, ShareConfig
-from emu.errors import MigrationError
+from emu.errors import ConfigError, MigrationError
 from emu.monitor.command import Context
 from emu.monitor.hardware import configuration
+from images.journal import read_journal
 from migration.vmstate import Wire
 from tests.cli.terminals import Terminal
 from tests.cli.test_run import emu
@@ -74,6 +76,19 @@ def test_progress_is_a_line_where_there_is_no_terminal(box: EmuProcess, tmp_path
     assert box.wait_exit() == 3
 
 
+def test_a_guest_comes_with_what_its_disk_holds(box: EmuProcess, disk: Path, tmp_path: Path) -> None:
+    box.console.send_line("blk journal 2")
+    box.console.expect("journal done 2", WAIT)
+    own = tmp_path / "own.raw"
+    own.write_bytes(b"stale" * 1000 + bytes((1 << 20) - 5000))
+
+    done = emu(tmp_path, "pull", "box", "-b", "--drive", f"{own},format=raw", stdin="blk journal 1\noff\n")
+
+    assert done.returncode == 0
+    assert box.wait_exit() == 3
+    assert (read_journal(disk).records, read_journal(own).records) == (2, 3)
+
+
 def test_a_guest_that_cannot_be_moved_runs_on_where_it_is(box: EmuProcess, tmp_path: Path) -> None:
     box.qmp("migrate", uri="exec:sleep 100")
 
@@ -101,10 +116,18 @@ def test_a_guest_with_an_unusable_disk_stays_where_it_is(box: EmuProcess, disk: 
     assert box.status == "running"
 
 
+def test_a_guest_whose_disk_is_the_same_here_stays_where_it_is(box: EmuProcess, disk: Path, tmp_path: Path) -> None:
+    done = emu(tmp_path, "pull", "box", "-b", "--drive", f"{disk},format=raw")
+
+    assert done.returncode == 1
+    assert "need images of their own on each side" in done.stderr
+    assert box.status == "running"
+
+
 CONFIG = MachineConfig(
     target="riscv64",
     kernel=Path("/boot/Image"),
-    drives=(DriveConfig(path=Path("/a.img"), id="a", readonly=True), DriveConfig(path=Path("/b.img"), id="b")),
+    drives=(DriveConfig(path="/a.img", id="a", readonly=True), DriveConfig(path="/b.img", id="b")),
     shares=(ShareConfig(path=Path("/c"), tag="host0", readonly=True, security="mapped"),),
     snapshots=Path("/snapshots"),
 )
@@ -113,6 +136,26 @@ CONFIG = MachineConfig(
 def wire() -> dict[str, Wire]:
     plain = configuration(cast(Context, SimpleNamespace(machine=SimpleNamespace(config=CONFIG))))
     return cast("dict[str, Wire]", plain)
+
+
+def test_images_take_the_place_of_disks_by_their_ids() -> None:
+    config = with_own_images(CONFIG, ["/own.qcow2,id=b,format=qcow2"], copied=True)
+
+    assert config.drives == (CONFIG.drives[0], replace(CONFIG.drives[1], path=Path("/own.qcow2"), format="qcow2"))
+
+
+@pytest.mark.parametrize(
+    ("drives", "copied", "told"),
+    [
+        ([], True, "drive 'b' can be written and needs an image of its own here: --drive FILE,id=b"),
+        (["/own"], True, "drive 'b' can be written and needs an image"),
+        (["/own,id=b", "/other,id=c"], True, "the guest has no drive 'c', it has a, b"),
+        (["/own,id=b"], False, "--drive is for -b and -i"),
+    ],
+)
+def test_images_that_do_not_fit_the_guest_are_told(drives: list[str], copied: bool, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        with_own_images(CONFIG, drives, copied=copied)
 
 
 def test_a_configuration_comes_back_as_it_was() -> None:
@@ -138,3 +181,8 @@ def test_another_versions_configuration_is_told(change: dict[str, Wire], told: s
 def test_what_is_no_configuration_is_told() -> None:
     with pytest.raises(MigrationError, match=r"machine is \[\]"):
         read_configuration([])
+
+
+def test_a_drive_is_found_from_any_working_directory() -> None:
+    assert DriveConfig(path="disk.img", id="a").absolute().path == str(Path.cwd() / "disk.img")
+    assert DriveConfig(path="nbd://host/disk", id="a").absolute().path == "nbd://host/disk"

@@ -57,4 +57,4 @@ def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def drive(tmp_path: Path) -> DriveConfig:
     (tmp_path / "disk").write_bytes(bytes(4096))
-    return DriveConfig(path=tmp_path / "disk", id="drive0")
+    return DriveConfig(path=str(tmp_path / "disk"), id="drive0")

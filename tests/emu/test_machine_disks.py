@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,9 +15,11 @@ from emu.device import Device
 from emu.errors import ConfigError, EmuError, ImageError, MigrationError
 from emu.runstate import RunState, RunStateError
 from migration.protocols import Pause
+from migration.status import Status
 from migration.vmstate import State
 from tests.emu.conftest import MIB, Build
 from tests.emu.test_machine import WAIT
+from tests.live.machines import wait_for
 
 
 def test_an_incoming_machine_owns_no_disk(build: Build, drive: DriveConfig) -> None:
@@ -31,6 +34,20 @@ def test_an_incoming_machine_owns_no_disk(build: Build, drive: DriveConfig) -> N
 def test_two_machines_cannot_own_one_disk(build: Build, drive: DriveConfig) -> None:
     build(drives=(drive,))
     with pytest.raises(ImageError, match="is in use by this process"):
+        build(drives=(drive,))
+
+
+def test_a_disk_without_locking_is_warned_of_and_owned_by_nobody_alone(
+    build: Build, drive: DriveConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(drives=(drive,))
+
+    second = build(drives=(replace(drive, locking=False),))
+    second.set_disks_active(active=False)
+
+    assert "drive drive0:" in caplog.text
+    assert "is not locked, nothing keeps two guests from destroying it" in caplog.text
+    with pytest.raises(ImageError, match="is in use by this process"):  # the first one's lock is still there
         build(drives=(drive,))
 
 
@@ -91,6 +108,24 @@ def test_disks_stay_with_whom_a_migration_says(build: Build, drive: DriveConfig)
         machine.set_disks_active(active=False)
 
     assert machine.disks.active
+
+
+def test_a_disk_takes_its_jobs_writes_in_pre_switchover_and_none_later(
+    build: Build, drive: DriveConfig, tmp_path: Path
+) -> None:
+    machine = build(drives=(drive,))
+    disk = machine.drives[0][1]
+    machine.migrations.capabilities.pause_before_switchover = True
+    machine.migrations.migrate(f"file:{tmp_path / 'guest'}")
+    wait_for(lambda: machine.migrations.status is Status.PRE_SWITCHOVER, "pre-switchover")
+
+    disk.writev(0, [b"the end of a job"])
+    machine.migrations.proceed(Status.PRE_SWITCHOVER)
+    machine.migrations.wait_over(10)
+
+    assert machine.migrations.status is Status.COMPLETED
+    with pytest.raises(ImageError, match="is inactive, refused to write"):
+        disk.writev(0, [b"too late"])
 
 
 def test_a_cont_that_comes_while_the_disks_are_let_go_takes_them_back_before_the_guest_runs(

@@ -41,7 +41,7 @@ class Build:
         (folder / "kernel").write_bytes(SPIN)
 
     def __call__(self, **options: dict[str, object]) -> Machine:
-        drives = tuple(DriveConfig(path=self._folder / name, id=name, **how) for name, how in options.items())  # type: ignore[arg-type]  # passed on as they are
+        drives = tuple(DriveConfig(path=str(self._folder / name), id=name, **how) for name, how in options.items())  # type: ignore[arg-type]  # passed on as they are
         config = MachineConfig(
             target="riscv64",
             memory=16 * MIB,

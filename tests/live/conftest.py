@@ -25,11 +25,12 @@ def disk(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path, disk: Path) -> Iterator[Start]:
-    """Starts `emu run riscv64-tiny` with the disk: start(name, *options, fault=None)."""
+    """Starts `emu run riscv64-tiny` with the disk, unless `options` have theirs: start(name, *options, fault=None)."""
     machines: list[EmuProcess] = []
 
     def begin(name: str, *options: str, **how: object) -> EmuProcess:
-        machine = EmuProcess(tmp_path, name, "riscv64-tiny", "--memory", "16M", "--drive", str(disk), *options, **how)  # type: ignore[arg-type]  # passed on as they are
+        drive = () if "--drive" in options else ("--drive", str(disk))
+        machine = EmuProcess(tmp_path, name, "riscv64-tiny", "--memory", "16M", *drive, *options, **how)  # type: ignore[arg-type]  # passed on as they are
         machines.append(machine)
         return machine
 

@@ -2,12 +2,14 @@
 
     python -m tests.live.launcher STEP kill -- run …          the process kills itself there (SIGKILL)
     python -m tests.live.launcher STEP tell:SOCKET -- run …   it reports there and waits for an answer before it goes on
+    python -m tests.live.launcher STEP full -- run …          from there on nothing more gets onto its disks
 
 The product has no fault switches of its own: it only calls the hook that `main` is given.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -40,8 +42,26 @@ def tell_at(at: Step, path: str) -> StepHook:
     return hook
 
 
+def full_at(at: Step) -> StepHook:
+    """A hook after which the host has no room for what it was to put on its disks."""
+
+    def no_space(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def hook(step: Step) -> None:
+        if step is at:
+            os.fsync = os.fdatasync = no_space
+
+    return hook
+
+
+def hook_for(step: Step, action: str) -> StepHook:
+    """What the command line orders."""
+    name, _colon, path = action.partition(":")
+    return {"kill": kill_at, "full": full_at}[name](step) if not path else tell_at(step, path)
+
+
 if __name__ == "__main__":
     name, action, separator, *arguments = sys.argv[1:]
     assert separator == "--", sys.argv
-    step = Step(name)
-    sys.exit(main(arguments, hook=kill_at(step) if action == "kill" else tell_at(step, action.removeprefix("tell:"))))
+    sys.exit(main(arguments, hook=hook_for(Step(name), action)))

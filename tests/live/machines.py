@@ -124,6 +124,10 @@ class EmuProcess:
         wait_for(lambda: self.migration.get("status") in over, f"{self.name}: end of the migration")
         return self.migration
 
+    def wait_migration_status(self, status: str) -> None:
+        """Wait for a migration's status."""
+        wait_for(lambda: self.migration.get("status") == status, f"{self.name}: a migration in status {status}")
+
     def wait_status(self, status: str) -> None:
         """Wait for a run state."""
         wait_for(lambda: self.status == status, f"{self.name}: {status}")

@@ -22,7 +22,7 @@ from images.linux import LinuxImage, fetch, make_ext4
 from migration.protocols import Step
 from tests.emu.block.qcow2.tools import CLEAN, check, needs_qemu_img, qemu_img
 from tests.live.linux import GuestClock, HostMemory, LinuxGuest, check_ext4, unpack_ext4
-from tests.live.machines import WAIT
+from tests.live.machines import WAIT, wait_for
 from tests.live.test_journeys import SEED
 
 TIMEOUT = 600  # seconds; a first run fetches the kernel as well
@@ -308,6 +308,30 @@ def test_loadvm_takes_a_running_guest_back(start: StartLinux) -> None:
 
 
 riscv64 = pytest.mark.parametrize("image", ["riscv64"], indirect=True)
+
+
+@riscv64
+@needs_qemu_img
+def test_a_disk_that_is_not_shared_moves_along_while_the_guest_writes(start: StartLinux, ext4: Path, tmp_path: Path) -> None:
+    disks = tmp_path / "here.qcow2", tmp_path / "there.qcow2"
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", ext4, disks[0])
+    qemu_img("create", "-q", "-f", "qcow2", disks[1], DISK)
+    here = start("m0", "--drive", str(disks[0])).boot()
+    begin_work(here)
+    for move in range(1, 6):
+        there = start(f"m{move}", "--drive", str(disks[move % 2]), "--incoming", f"unix:{tmp_path}/{move}.in")
+        wait_for((tmp_path / f"{move}.in").exists, "the destination listens")
+        here.qmp("migrate", uri=f"unix:{tmp_path}/{move}.in", blk=True)
+        answer = here.wait_migration()
+        assert answer["status"] == "completed", answer
+        print(f"move {move}: total {answer['total-time']} ms, downtime {answer['downtime']} ms, {answer['disk']}")
+        here.close()
+        here = there
+    synced = end_work(here)
+
+    assert check(disks[1]) == CLEAN
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", disks[1], ext4)
+    assert_everything_synced_is_there(ext4, tmp_path / "files", synced)
 
 
 @pytest.fixture(params=["fw_dynamic.bin", "fw_jump.bin", "fw_dynamic.elf"])

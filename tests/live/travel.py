@@ -60,7 +60,7 @@ class Travel:
             target=image.target,
             memory=16 * MIB,
             kernel=keep.enter_context(image.kernel()),
-            drives=(DriveConfig(path=folder / "disk", id="disk", savevm="copy"),),
+            drives=(DriveConfig(path=str(folder / "disk"), id="disk", savevm="copy"),),
             icount=True,
             uuid=UUID,
             snapshots=folder,

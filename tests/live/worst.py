@@ -113,7 +113,7 @@ class Torment:
         kernel.write_bytes(BUNDLED[f"{target}-tiny"].read())
         self.console = MemoryChardev()
         config = MachineConfig(
-            target=target, memory=MEMORY, kernel=kernel, drives=(DriveConfig(path=disk, id="drive0", format="raw"),)
+            target=target, memory=MEMORY, kernel=kernel, drives=(DriveConfig(path=str(disk), id="drive0", format="raw"),)
         )
         self.machine = Machine(config, find_target(target), self.console)
         engine = self.machine.board.engine

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emu.errors import EmuError, ImageError, ImageErrorKind, MigrationError
-from migration.protocols import PAGE, DirtyLog, DiskCopy, Pause, RamBlock, RamCopy, Savable
+from migration.protocols import BLOCK, PAGE, DirtyLog, DiskCopy, MovedDisk, Pause, RamBlock, RamCopy, Savable
 from migration.vmstate import State, VMState, Wire, u32
 
 T = TypeVar("T")
 PAGES = 64
+DISK_SIZE = 20 * BLOCK + 1000  # bytes; the last block is not whole
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,6 +113,7 @@ class FakeHandover:
         self._disk = disk
         self._let_go_writer: object = None
         self.fail_inactivate = False
+        self.written = False  # and not flushed since
         if active:
             self.activate()
 
@@ -122,6 +124,11 @@ class FakeHandover:
     def write(self) -> None:
         assert self.active, "a write to an inactive disk"
         self._disk.writer = self
+        self.written = True
+
+    def flush(self) -> None:
+        assert self.active, "a flush of an inactive disk"
+        self.written = False
 
     def inactivate(self) -> None:
         if self.fail_inactivate:
@@ -152,6 +159,7 @@ class FakeGuest:
     copy: FakeRamCopy | None = None
     copy_fails: bool = False
     copies: list[DiskCopy] = field(default_factory=list)
+    moved: list[MovedDisk] = field(default_factory=list)
     unprepared: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
     machine: dict[str, Wire] = field(default_factory=lambda: {"target": "fake", "memory": PAGES * PAGE, "uuid": "1"})
@@ -183,6 +191,9 @@ class FakeGuest:
 
     def disk_copies(self) -> Sequence[DiskCopy]:
         return self.copies
+
+    def moved_disks(self) -> Sequence[MovedDisk]:
+        return self.moved
 
     @contextmanager
     def prepared(self, states: Sequence[tuple[Savable, State]]) -> Iterator[None]:
@@ -222,3 +233,89 @@ def pair(*, running: bool = True) -> tuple[FakeGuest, FakeGuest]:
     source.devices[1].state.value = 1000
     source.disks.write()
     return source, FakeGuest(FakeHandover(disk, active=False), running=False, state="inmigrate")
+
+
+class FakeMovedDisk:
+    """A disk of bytes that a test changes while it is read. From block `full_at` on it takes no more."""
+
+    def __init__(self, name: str = "disk", size: int = DISK_SIZE, *, backing: bytes | None = None) -> None:
+        self.name = name
+        self.size = size
+        self.behind = backing
+        self.data = bytearray(backing or bytes(size))
+        self.changes: set[int] | None = None
+        self.touched: set[int] = set()
+        self.flushed = True
+        self.full_at: int | None = None
+        self.flush_fails = False
+        self.on_read: Callable[[int], None] = lambda _first: None
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.size // BLOCK)
+
+    def change(self, offset: int, data: bytes) -> None:
+        """A write by the guest."""
+        self.data[offset : offset + len(data)] = data
+        changed = set(range(offset // BLOCK, -(-(offset + len(data)) // BLOCK)))
+        self.touched |= changed
+        if self.changes is not None:
+            self.changes |= changed
+
+    def watch(self) -> None:
+        self.changes = set()
+
+    def changed(self) -> NDArray[np.bool_]:
+        assert self.changes is not None
+        flags, self.changes = self._flags(self.changes), set()
+        return flags
+
+    def unwatch(self) -> None:
+        self.changes = None
+
+    def filled(self) -> NDArray[np.bool_]:
+        return self._flags({block for block in range(self.blocks) if any(self.data[block * BLOCK : (block + 1) * BLOCK])})
+
+    def own(self) -> NDArray[np.bool_]:
+        return self._flags(self.touched)
+
+    def _flags(self, blocks: set[int]) -> NDArray[np.bool_]:
+        flags = np.zeros(self.blocks, np.bool_)
+        flags[list(blocks)] = True
+        return flags
+
+    def backing(self) -> str | None:
+        return None if self.behind is None else self.behind.hex()[:32]
+
+    def read(self, first: int, data: memoryview) -> None:
+        self.on_read(first)
+        part = self.data[first * BLOCK : first * BLOCK + len(data)]
+        data[:] = bytes(part).ljust(len(data), b"\0")
+        self.on_read(first)
+
+    def write(self, first: int, data: memoryview) -> None:
+        if self.full_at is not None and first >= self.full_at:
+            raise ImageError(ImageErrorKind.IO, self.name, f"writing {len(data)} bytes failed: No space left on device")
+        part = bytes(data)[: self.size - first * BLOCK]
+        self.data[first * BLOCK : first * BLOCK + len(part)] = part
+        self.flushed = False
+
+    def zero(self, first: int, count: int) -> None:
+        self.write(first, memoryview(bytes(count * BLOCK)))
+
+    def make_empty(self) -> None:
+        assert self.behind is not None
+        self.data[:] = self.behind
+
+    def flush(self) -> None:
+        if self.flush_fails:
+            raise ImageError(ImageErrorKind.IO, self.name, "flushing failed: Input/output error")
+        self.flushed = True
+
+
+def pair_with_disks(here: FakeMovedDisk, there: FakeMovedDisk) -> tuple[FakeGuest, FakeGuest]:
+    """As `pair`, with a disk on each side."""
+    source, destination = pair()
+    destination.disks = FakeHandover(FakeDisk(), active=False)
+    source.moved, destination.moved = [here], [there]
+    return source, destination

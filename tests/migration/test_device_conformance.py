@@ -41,8 +41,10 @@ from devices.virtio.p9 import VirtioP9
 from devices.virtio.pci import VirtioPci
 from devices.virtio.rng import VirtioRng
 from emu.block.image import Image, open_image
+from emu.config import DriveConfig
 from emu.device import Device
 from emu.engine.core import Engine
+from emu.ioerror import OnError
 from emu.irq import IrqLine
 from migration.blockers import Blockers
 from migration.stream import unpack
@@ -53,6 +55,7 @@ from tests.devices.fakes import FakeClock, MemoryChardev
 from tests.devices.virtio.driver import InlineExecutor, Memory, Posts
 from tests.migration.states import BUILT, Schema, classes, consistent
 
+DRIVE = DriveConfig(path=Path("disk"), id="disk")
 SCRATCH = tempfile.TemporaryDirectory(prefix="emu-conformance-")  # gone with the process
 EVERY_DEVICE = cast("list[type[Device[Any]]]", classes(Device))
 CONCRETE = [cls for cls in EVERY_DEVICE if not any(issubclass(other, cls) for other in EVERY_DEVICE if other is not cls)]
@@ -115,7 +118,9 @@ DEVICES: dict[type[Device[Any]], Callable[[], Device[Any]]] = {
     Sbi: make_sbi,
     Syscon: lambda: Syscon("test", on_power_off=lambda _code: None, on_reset=lambda: None),
     Tc1797Scu: lambda: Tc1797Scu("scu", on_idle=lambda: None),
-    VirtioBlk: lambda: VirtioBlk("blk", Memory(), disk(), executor=InlineExecutor(), post=Posts()),
+    VirtioBlk: lambda: VirtioBlk(
+        "blk", Memory(), disk(), executor=InlineExecutor(), post=Posts(), on_error=OnError(DRIVE, lambda _error: None)
+    ),
     VirtioMmio: lambda: VirtioMmio("slot", VirtioRng("rng", Memory()), no_line()),
     VirtioPci: lambda: VirtioPci("function", VirtioRng("rng", Memory()), no_line()),
     VirtioP9: make_p9,

@@ -243,6 +243,16 @@ def test_a_blocked_guest_is_refused_with_the_reason(tmp_path: Path) -> None:
     assert here.running
 
 
+def test_what_a_guest_wrote_before_is_flushed_while_it_runs(tmp_path: Path) -> None:
+    here, there = pair()
+    unflushed = []
+    source = Migrations(here, hook=lambda step: unflushed.append(here.disks.written) if step is Step.GUEST_HELD else None)
+
+    move(source, Migrations(there), uri_of("unix", tmp_path))
+
+    assert unflushed == [False]
+
+
 def test_a_disk_that_cannot_be_let_go_fails_the_migration_not_the_guest(tmp_path: Path) -> None:
     here, there = pair()
     here.disks.fail_inactivate = True

@@ -15,7 +15,7 @@ from tests.monitor.fakes import FakeMachine, LoopThread
 
 @pytest.fixture
 def machine(tmp_path: Path) -> FakeMachine:
-    return FakeMachine(tmp_path, None, DriveConfig(path=tmp_path / "disk.raw", id="drive0"))
+    return FakeMachine(tmp_path, None, DriveConfig(path=str(tmp_path / "disk.raw"), id="drive0"))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from emu.config import DriveConfig, MachineConfig
 from emu.events import Events
+from emu.ioerror import IoStatus
 from emu.runstate import RunState
 from migration.blockers import Blockers
 from migration.manager import Migrations
@@ -61,6 +62,7 @@ class FakeMachine:
         self.guest = pair()[0] if guest is None else guest
         self.calls: list[str] = []
         self.fails: Exception | None = None
+        self.io_statuses: dict[str, IoStatus] = {}
         self.events = Events()
         self.blockers = Blockers()
         self.board = FakeBoard()
@@ -114,6 +116,9 @@ class FakeMachine:
         self._order(f"set_disks_active {active}")
         change = self.disks.activate if active else self.disks.inactivate
         change()
+
+    def io_status(self, drive: str) -> IoStatus:
+        return self.io_statuses.get(drive, IoStatus.OK)
 
     def power_down(self) -> None:
         self._order("power_down")

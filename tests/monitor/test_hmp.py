@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from emu.errors import MigrationError
+from emu.ioerror import IoStatus
 from emu.monitor.command import Context
 from emu.monitor.hmp import complete, run_line
 from emu.monitor.text import show_snapshots
@@ -17,7 +19,7 @@ from migration.manager import Migrations
 from migration.protocols import Step
 from migration.status import Status
 from migration.vmstate import Wire
-from tests.migration.fakes import pair
+from tests.migration.fakes import DISK_SIZE, FakeMovedDisk, pair
 from tests.monitor.fakes import UUID, FakeMachine
 
 Run = Callable[[str], str]
@@ -70,7 +72,10 @@ def test_info_status_is_qemus_line(run: Run, machine: FakeMachine, state: str, t
         ),
         ("help stop", "stop|s -- stop emulation"),
         ("help s", "stop|s -- stop emulation"),
-        ("help migrate", "migrate [-d] uri -- migrate to URI (using -d to not wait for completion)"),
+        (
+            "help migrate",
+            "migrate [-d] [-b] [-i] uri -- migrate to URI (-d: do not wait, -b: with disks, -i: what differs from base files)",
+        ),
         ("help info name", "info name -- show the current VM name"),
         ("", ""),
         ("   ", ""),
@@ -87,6 +92,12 @@ def test_info_block_shows_file_format_and_ownership(run: Run, machine: FakeMachi
 
     assert owned == f"drive0: {tmp_path}/disk.raw (raw)\n    Cache mode:       writeback"
     assert let_go == f"drive0: {tmp_path}/disk.raw (raw, inactive)\n    Cache mode:       writeback"
+
+
+def test_info_block_shows_that_requests_failed(run: Run, machine: FakeMachine) -> None:
+    machine.io_statuses["drive0"] = IoStatus.FAILED
+
+    assert run("info block").endswith("writeback\n    I/O status:       failed")
 
 
 def test_info_registers_shows_four_to_a_line(run: Run) -> None:
@@ -148,11 +159,11 @@ def test_quit_ends_the_process_and_tells_whether_the_guest_is_elsewhere(
         ("foo", "Error: unknown command 'foo', 'help' lists the commands"),
         ("info foo", "Error: unknown command 'info foo', 'help' lists the commands"),
         ("help foo", "Error: unknown command 'foo', 'help' lists the commands"),
-        ("savevm", "Error: tag is missing, usage: savevm tag"),
-        ("savevm a b", "Error: extraneous characters at the end of line, usage: savevm tag"),
+        ("loadvm", "Error: tag is missing, usage: loadvm tag"),
+        ("savevm a b", "Error: extraneous characters at the end of line, usage: savevm [tag]"),
         ("stop now", "Error: extraneous characters at the end of line, usage: stop|s"),
-        ("migrate", "Error: uri is missing, usage: migrate [-d] uri"),
-        ("migrate -d", "Error: uri is missing, usage: migrate [-d] uri"),
+        ("migrate", "Error: uri is missing, usage: migrate [-d] [-b] [-i] uri"),
+        ("migrate -d", "Error: uri is missing, usage: migrate [-d] [-b] [-i] uri"),
         ("migrate pigeon:x", "Error: migration URI 'pigeon:x' is none of tcp:…, unix:…, exec:…, fd:…, file:…"),
         ("migrate_continue foo", "Error: Parameter 'state' does not accept value 'foo'"),
         ("migrate_incoming tcp:0:1", "Error: '--incoming' was not specified on the command line: the machine is running"),
@@ -189,6 +200,12 @@ def test_a_capability_is_set_and_shown(run: Run) -> None:
     assert run("info migrate_capabilities").splitlines()[2] == "pause-before-switchover: on"
 
 
+def test_a_snapshot_without_a_tag_has_the_time_of_day_as_its_name(run: Run, ctx: Context) -> None:
+    assert run("savevm") == ""
+    (saved,) = ctx.machine.snapshots.list()
+    assert re.fullmatch(r"vm-20\d{12}", saved.tag)
+
+
 def test_bandwidth_without_a_unit_is_mib_as_in_qemu(run: Run, machine: FakeMachine) -> None:
     assert run("migrate_set_parameter max-bandwidth 3") == ""
     assert machine.migrations.parameters.max_bandwidth == 3 << 20
@@ -220,6 +237,15 @@ def test_migrate_waits_shows_progress_and_reports(ctx: Context, there: Migration
     assert [line.split(":")[0] for line in lines[1:4]] == ["total time", "downtime", "setup"]
     assert "page size: 4 kbytes" in lines
     assert shown[-1]["status"] == "completed"
+
+
+@pytest.mark.parametrize("flag", ["-b", "-i"])
+def test_migrate_with_disks_tells_their_numbers(flag: str, run: Run, machine: FakeMachine, tmp_path: Path) -> None:
+    machine.guest.moved = [FakeMovedDisk()]
+
+    told = run(f"migrate {flag} file:{tmp_path / 'stream'}")
+
+    assert f"remaining disk: 0 kbytes\ntotal disk: {DISK_SIZE >> 10} kbytes" in told
 
 
 def test_migrate_detached_says_nothing_and_goes_on(run: Run, machine: FakeMachine, tmp_path: Path) -> None:
@@ -285,8 +311,8 @@ def test_what_forbids_a_migration_is_shown(run: Run, machine: FakeMachine) -> No
         ("migrate_set_capability events ", ["off", "on"]),
         ("migrate_set_parameter down", ["downtime-limit"]),
         ("migrate_continue ", ["pre-switchover"]),
-        ("migrate ", ["-d"]),
-        ("migrate -d ", []),
+        ("migrate ", ["-b", "-d", "-i"]),
+        ("migrate -d ", ["-b", "-i"]),
         ("loadvm ", ["boot", "later"]),
         ("delvm b", ["boot"]),
         ("loadvm boot ", []),

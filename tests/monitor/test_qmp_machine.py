@@ -12,6 +12,7 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from emu.config import DriveConfig
 from emu.errors import MigrationError
+from emu.ioerror import IoStatus
 from emu.monitor.command import Context
 from emu.monitor.jobs import MAX_JOBS
 from emu.monitor.qmp import QmpServer
@@ -100,6 +101,17 @@ def test_query_block_tells_who_owns_a_drive(qmp: QEMUMonitorProtocol, machine: F
     assert [answer[0]["inserted"]["active"] for answer in (owned, let_go)] == [True, False]
 
 
+def test_query_block_tells_of_errors_where_they_may_stop_the_guest(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:
+    reports = DriveConfig(path=Path("b"), id="b", werror="report")
+    machine.drives += FakeMachine(Path(), machine.guest, reports).drives
+    machine.io_statuses["drive0"] = IoStatus.NOSPACE
+
+    stops, reports = qmp.cmd("query-block")
+
+    assert stops["io-status"] == "nospace"
+    assert "io-status" not in reports
+
+
 def test_drives_are_let_go_and_taken_back(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:
     qmp.cmd("blockdev-set-active", active=False)
     qmp.cmd("blockdev-set-active", active=True, **{"node-name": "drive0"})
@@ -130,7 +142,7 @@ def test_which_drives_to_let_go_must_be_told(
 
 
 def test_one_of_several_drives_cannot_change_its_owner_alone(qmp: QEMUMonitorProtocol, machine: FakeMachine) -> None:
-    machine.drives += FakeMachine(Path(), machine.guest, DriveConfig(path=Path("b"), id="b")).drives
+    machine.drives += FakeMachine(Path(), machine.guest, DriveConfig(path="b", id="b")).drives
     with pytest.raises(ExecuteError, match="drive 'b' shares its owner with the 1 others"):
         qmp.cmd("blockdev-set-active", active=False, **{"node-name": "b"})
 

@@ -129,7 +129,7 @@ FILE = main(transport="file", filename="x")
         ({"channels": [main(transport="file")]}, "a file's address must be"),
         ({"channels": [main(transport="file", filename="a,offset=1")]}, "a file's address must be"),
         ({"uri": 1}, "Invalid parameter type for 'uri', expected: string"),
-        ({"uri": "file:x", "blk": True}, "Parameter 'blk' is unexpected"),
+        ({"uri": "file:x", "block": True}, "Parameter 'block' is unexpected"),
     ],
 )
 def test_a_migration_that_cannot_start_is_refused(

@@ -139,7 +139,7 @@ def test_a_32_bit_guest_gets_what_it_can_address(build: Build) -> None:
 
 def test_it_has_32_slots(build: Build, tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(bytes(512))
-    drives = tuple(DriveConfig(path=tmp_path / "disk", id=f"drive{n}", readonly=True) for n in range(32))
+    drives = tuple(DriveConfig(path=str(tmp_path / "disk"), id=f"drive{n}", readonly=True) for n in range(32))
 
     with pytest.raises(ConfigError, match="33 virtio devices are asked for, the board has 32 slots"):
         build(drives=drives)

@@ -178,7 +178,7 @@ def test_more_disks_than_slots_are_refused(build: Build, tmp_path: Path) -> None
     drives = []
     for number in range(8):
         (tmp_path / f"{number}").write_bytes(bytes(512))
-        drives.append(DriveConfig(path=tmp_path / f"{number}", id=f"drive{number}"))
+        drives.append(DriveConfig(path=str(tmp_path / f"{number}"), id=f"drive{number}"))
     with pytest.raises(ConfigError, match="9 virtio devices are asked for, the board has 8 slots"):
         build(drives=tuple(drives))
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from emu.block.file import ImageFile, ReadBuffers
+from emu.block.file import ReadBuffers
 from emu.block.qcow2.compressed import DecompressError, decompress
 from emu.block.qcow2.metadata import Kind, Metadata, Run
 from emu.block.qcow2.tables import Words
 from emu.block.qcow2.vectors import ZEROES, Vectors, fill, fill_zero
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 KEPT_UNPACKED = 1 << 20  # bytes of decompressed clusters kept, one cluster at least
@@ -37,7 +38,7 @@ class Behind(Source, Protocol):
 class Content:
     """All of an image's disk, or of what an L1 table of a snapshot refers to."""
 
-    def __init__(self, file: ImageFile, backing: Behind | None, *, l1: Words | None = None) -> None:
+    def __init__(self, file: Storage, backing: Behind | None, *, l1: Words | None = None) -> None:
         """With `l1`, which is a snapshot's, it can only be read."""
         self._file = file
         self._backing = backing
@@ -62,6 +63,16 @@ class Content:
             with self.metadata.lock:
                 run, _, length = self._run(offset, end - offset)
             if not self._is_zero(run):
+                yield offset, length
+            offset += length
+
+    def own_runs(self) -> Iterator[tuple[int, int]]:
+        """(offset, length) of the parts that are not as the image behind has them."""
+        offset = 0
+        while offset < self.size:
+            with self.metadata.lock:
+                run, _, length = self._run(offset, self.size - offset)
+            if run.kind is not Kind.UNALLOCATED:
                 yield offset, length
             offset += length
 
@@ -163,7 +174,7 @@ class Content:
     def discard(self, offset: int, length: int) -> None:
         """Whole clusters read as zero from then on and give their space back, if the image can say so; parts of them stay."""
         if self._markable:
-            self._unlink(*self._whole(offset, length), keep=False)
+            self._unlink(*self._whole(offset, length), zero=self._backing is not None)
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make a range read as zeroes; whole clusters are only marked."""
@@ -172,7 +183,8 @@ class Content:
             self._write_zeroes(offset, length)
             return
         self._write_zeroes(offset, first * self._cluster - offset)
-        self._unlink(first, last, keep=not unmap and self.metadata.header.version >= 3)
+        keep = not unmap and self.metadata.header.version >= 3
+        self._unlink(first, last, zero=self._backing is not None, keep=keep)
         end = min((last + 1) * self._cluster, self.size)
         self._write_zeroes(end, offset + length - end)
 
@@ -182,11 +194,15 @@ class Content:
         last = -(-end // self._cluster) if end == self.size else end // self._cluster
         return -(-offset // self._cluster), last - 1
 
-    def _unlink(self, first: int, last: int, *, keep: bool) -> None:
+    def make_empty(self) -> None:
+        """Everything is as the image behind has it."""
+        self._unlink(0, -(-self.size // self._cluster) - 1, zero=False)
+
+    def _unlink(self, first: int, last: int, *, zero: bool, keep: bool = False) -> None:
         while first <= last:
             with self.metadata.lock:
                 self.metadata.prepare()
-                first += self.metadata.unlink(first, last - first + 1, zero=self._backing is not None, keep=keep)
+                first += self.metadata.unlink(first, last - first + 1, zero=zero, keep=keep)
 
     def _write_zeroes(self, offset: int, length: int) -> None:
         """Zeroes as data, where there is anything else."""

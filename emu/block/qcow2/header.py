@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from emu.block.file import ImageFile
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 MAGIC = b"QFI\xfb"
@@ -80,15 +80,15 @@ class Header:
         return -(-self.size >> (2 * self.cluster_bits - 3))
 
 
-def read_header(file: ImageFile) -> Header:
+def read_header(file: Storage) -> Header:
     """The header of an image; ImageError CORRUPT for one that cannot be used."""
     return _Reader(file).read()
 
 
 class _Reader:
-    def __init__(self, file: ImageFile) -> None:
+    def __init__(self, file: Storage) -> None:
         self._file = file
-        self._raw = _read(file, min(file.size, 1 << MAX_CLUSTER_BITS))
+        self._raw = _read(file, min(file.size, 1 << MIN_CLUSTER_BITS))
 
     def _refuse(self, text: str) -> NoReturn:
         raise ImageError(ImageErrorKind.CORRUPT, self._file.path, text)
@@ -103,6 +103,7 @@ class _Reader:
             self._refuse(f"is qcow version {version}, this build knows 2 and 3")
         if not MIN_CLUSTER_BITS <= bits <= MAX_CLUSTER_BITS:
             self._refuse(f"has clusters of 2^{bits} bytes, must be 2^{MIN_CLUSTER_BITS}..2^{MAX_CLUSTER_BITS}")
+        raw = self._raw = _read(self._file, min(self._file.size, 1 << bits))
         incompatible = autoclear = compression = 0
         order, length = 4, _V2.size
         if version == 3:
@@ -205,7 +206,7 @@ class _Reader:
             self._refuse(f"needs features that this build does not know: {text}")
 
 
-def _read(file: ImageFile, length: int) -> bytes:
+def _read(file: Storage, length: int) -> bytes:
     raw = bytearray(length)
     file.readv(0, [raw])
     return bytes(raw)

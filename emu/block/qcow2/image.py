@@ -17,17 +17,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from emu.block.changes import Changes
 from emu.block.file import ImageFile, ReadBuffers, WriteBuffers
 from emu.block.probe import probe
 from emu.block.qcow2.content import Content
 from emu.block.qcow2.header import CORRUPT, Header, read_header
-from emu.block.qcow2.requests import Requests
 from emu.block.qcow2.snapshots import Snapshots
 from emu.block.qcow2.snapshottable import About, Snapshot, read_snapshots
 from emu.block.qcow2.state import SavedState, StateWriter
 from emu.block.qcow2.tables import Words
 from emu.block.qcow2.vectors import Vectors
 from emu.block.raw import RawImage
+from emu.block.requests import Requests
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 MAX_CHAIN = 64  # images behind each other
@@ -48,8 +50,9 @@ class Qcow2Image:
 
     format = "qcow2"
 
-    def __init__(self, file: ImageFile, *, above: tuple[tuple[int, int], ...] = ()) -> None:
+    def __init__(self, file: Storage, *, above: tuple[tuple[int, int], ...] = ()) -> None:
         """`above` are the identities of the images that this one is behind."""
+        self.changes = Changes()
         self._file = file
         self._chain = (*above, file.identity)
         self._transitions = threading.RLock()
@@ -97,7 +100,7 @@ class Qcow2Image:
             self._backing.close()
             self._backing = None
         if header.backing:
-            self._backing = _open_behind(self.path, header.backing, header.backing_format, self._chain)
+            self._backing = _open_behind(self._file, header.backing, header.backing_format, self._chain)
 
     def activate(self, *, expect_unchanged: bool = False) -> None:
         """Own the image: what is behind it first."""
@@ -197,11 +200,30 @@ class Qcow2Image:
         """(offset, length) of the parts that may hold something."""
         return self._content().data_runs(0, self.size)
 
+    def own_runs(self) -> Iterator[tuple[int, int]]:
+        """(offset, length) of the parts that are this image's own, and not as the image behind has them."""
+        return self._content().own_runs()
+
     def writev(self, offset: int, buffers: WriteBuffers) -> None:
         """Write `buffers` one after the other from `offset`."""
         vectors = Vectors(buffers)
-        with self._requests.hold(*self._clusters(offset, vectors.left), exclusive=True):
-            self._writable(f"write {vectors.left} bytes at {offset:#x}").write(offset, vectors)
+        length = vectors.left
+        with self._changing(offset, length):
+            self._writable(f"write {length} bytes at {offset:#x}").write(offset, vectors)
+
+    @contextlib.contextmanager
+    def _changing(self, offset: int, length: int) -> Iterator[None]:
+        """Have a range alone while it is changed, and have the change noted: one that failed may have been made in part."""
+        with self._requests.hold(*self._clusters(offset, length), exclusive=True):
+            try:
+                yield
+            finally:
+                self.changes.note(offset, length)
+
+    def make_empty(self) -> None:
+        """Make everything as the image behind has it."""
+        with self._changing(0, self.size):
+            self._writable("make it empty").make_empty()
 
     def flush(self) -> None:
         """Return when every write that has returned is on disk."""
@@ -217,12 +239,12 @@ class Qcow2Image:
 
     def discard(self, offset: int, length: int) -> None:
         """Give the space of whole clusters back; they read as zero from then on, if the image can say so."""
-        with self._requests.hold(*self._clusters(offset, length), exclusive=True):
+        with self._changing(offset, length):
             self._writable(f"discard {length} bytes at {offset:#x}").discard(offset, length)
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make a range read as zeroes; whole clusters are only marked."""
-        with self._requests.hold(*self._clusters(offset, length), exclusive=True):
+        with self._changing(offset, length):
             self._writable(f"write {length} zeroes at {offset:#x}").write_zeroes(offset, length, unmap=unmap)
 
     # Internal snapshots
@@ -286,6 +308,7 @@ class Qcow2Image:
         """Make the disk what it was; `tag` is a snapshot's id or its name."""
         with self._snapshots("apply a snapshot") as snapshots:
             snapshots.apply(tag)
+            self.changes.note(0, self.size)
 
     def delete_snapshot(self, tag: str) -> None:
         """Forget a snapshot, and free what it alone needs."""
@@ -319,8 +342,9 @@ class Qcow2Image:
         return offset >> bits, (offset + max(length, 1) - 1) >> bits
 
 
-def _open_behind(path: str, name: str, format: str, chain: tuple[tuple[int, int], ...]) -> RawImage | Qcow2Image:  # noqa: A002
-    """Open the backing file `name` of the image at `path`."""
+def _open_behind(above: Storage, name: str, format: str, chain: tuple[tuple[int, int], ...]) -> RawImage | Qcow2Image:  # noqa: A002
+    """Open the backing file `name` of the image `above`, to be locked if that is."""
+    path = above.path
     name = name.removeprefix("file:")
     if ":" in name.split("/")[0]:
         raise ImageError(
@@ -330,7 +354,7 @@ def _open_behind(path: str, name: str, format: str, chain: tuple[tuple[int, int]
         raise ImageError(ImageErrorKind.CORRUPT, path, f"has a backing file of format {format!r}, known are raw and qcow2")
     if len(chain) > MAX_CHAIN:
         raise ImageError(ImageErrorKind.CORRUPT, path, f"has more than {MAX_CHAIN} images behind each other")
-    file = ImageFile(str(Path(path).parent / name), read_only=True)
+    file = ImageFile(str(Path(path).parent / name), read_only=True, locking=above.locking)
     try:
         if file.identity in chain:
             text = f"has itself behind it, as {name!r}"

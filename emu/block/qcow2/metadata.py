@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from emu.block.file import ImageFile
 from emu.block.qcow2.frozen import Frozen
 from emu.block.qcow2.header import AT_AUTOCLEAR, DIRTY, read_header
 from emu.block.qcow2.rebuild import rebuild_refcounts
@@ -38,6 +37,7 @@ from emu.block.qcow2.tables import (
     read_words,
     write_words,
 )
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 L2_CACHE = 32 << 20  # bytes; at 64 KiB clusters they cover 256 GiB
@@ -66,7 +66,7 @@ class Run(NamedTuple):
 class Metadata:
     """The tables of one image. All methods but the constructor are called with `lock` held."""
 
-    def __init__(self, file: ImageFile, l1: Words | None = None) -> None:
+    def __init__(self, file: Storage, l1: Words | None = None) -> None:
         """Read header and L1 of an image; the rest is read when it is needed. With `l1`, a snapshot's, it can only be read."""
         self.lock = threading.RLock()
         self._file = file

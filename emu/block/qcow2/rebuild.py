@@ -11,11 +11,11 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from emu.block.file import ImageFile
 from emu.block.qcow2.header import AT_INCOMPATIBLE, AT_REFCOUNTS, DIRTY, MAX_REFCOUNT_TABLE, Header
 from emu.block.qcow2.refcount import encode
 from emu.block.qcow2.snapshottable import read_snapshots
 from emu.block.qcow2.tables import COMPRESSED, OFFSET, WORD, Words, compressed_extent, read_words
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 MAX_CLUSTERS = 1 << 24  # counted in memory, some 20 bytes each: 1 TiB of 64 KiB clusters
@@ -23,7 +23,7 @@ MAX_CLUSTERS = 1 << 24  # counted in memory, some 20 bytes each: 1 TiB of 64 KiB
 Counts = npt.NDArray[np.uint32]
 
 
-def rebuild_refcounts(file: ImageFile, header: Header) -> None:
+def rebuild_refcounts(file: Storage, header: Header) -> None:
     """Count every use of every cluster, and clear the dirty bit; ImageError CORRUPT when tables refer to what is not there."""
     counts = _Counter(file, header).count()
     bits, order = header.cluster_bits, header.refcount_order
@@ -57,7 +57,7 @@ def rebuild_refcounts(file: ImageFile, header: Header) -> None:
 
 
 class _Counter:
-    def __init__(self, file: ImageFile, header: Header) -> None:
+    def __init__(self, file: Storage, header: Header) -> None:
         self._file = file
         self._header = header
         self._clusters = -(-file.size // header.cluster_size)

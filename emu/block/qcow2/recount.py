@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from emu.block.file import ImageFile
 from emu.block.qcow2.header import Header
 from emu.block.qcow2.refcount import Refcounts, encode, runs_of
 from emu.block.qcow2.tables import WORD, Table, write_words
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 Clusters = npt.NDArray[np.int64]
@@ -31,7 +31,7 @@ class Written(NamedTuple):
 class Recount:
     """Changes of an image's counts, gathered and then written. The caller holds the metadata lock."""
 
-    def __init__(self, file: ImageFile, header: Header, refcounts: Refcounts) -> None:
+    def __init__(self, file: Storage, header: Header, refcounts: Refcounts) -> None:
         self._file = file
         self._bits = header.cluster_bits
         self._order = header.refcount_order

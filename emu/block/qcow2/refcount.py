@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from emu.block.file import ImageFile
 from emu.block.qcow2.header import AT_REFCOUNTS, MAX_REFCOUNT_TABLE, Header
 from emu.block.qcow2.tables import WORD, Entries, Table, TableCache, read_words, write_words
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 CACHE = 8 << 20  # bytes of counts; at 64 KiB and 16 bits they cover 256 GiB
@@ -45,7 +45,7 @@ def encode(counts: Entries, order: int) -> bytes:
 class Refcounts:
     """The counts of one image. The caller holds the metadata lock."""
 
-    def __init__(self, file: ImageFile, header: Header) -> None:
+    def __init__(self, file: Storage, header: Header) -> None:
         self._file = file
         self._order = header.refcount_order
         self._bits = header.cluster_bits

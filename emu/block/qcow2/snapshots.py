@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from emu.block.file import ImageFile
 from emu.block.qcow2.header import MAX_SNAPSHOTS
 from emu.block.qcow2.metadata import Metadata
 from emu.block.qcow2.snapshottable import About, Snapshot, read_snapshots
 from emu.block.qcow2.switch import Switch
 from emu.block.qcow2.tables import WORD, Words, read_words
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 MAX_NAME = 255  # bytes, as QEMU shows
@@ -23,7 +23,7 @@ MAX_NAME = 255  # bytes, as QEMU shows
 class Snapshots:
     """The snapshots of an image whose tables are all in the file. The caller has the image alone, and reads it afresh after."""
 
-    def __init__(self, file: ImageFile, metadata: Metadata) -> None:
+    def __init__(self, file: Storage, metadata: Metadata) -> None:
         self._file = file
         self._metadata = metadata
         self._header = header = metadata.header

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from emu.block.file import ImageFile
 from emu.block.qcow2.header import MAX_L1, Header
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 MAX_TABLE = 64 << 20  # bytes, as QEMU
@@ -54,7 +54,7 @@ class Snapshot:
         return _parse(raw + bytes(-len(raw) % 8), 0, about.disk_size)[0]
 
 
-def read_snapshots(file: ImageFile, header: Header) -> tuple[list[Snapshot], int]:
+def read_snapshots(file: Storage, header: Header) -> tuple[list[Snapshot], int]:
     """The snapshots of an image, and how many bytes their table has."""
     if header.snapshots == 0:
         return [], 0
@@ -79,7 +79,7 @@ def read_snapshots(file: ImageFile, header: Header) -> tuple[list[Snapshot], int
         return snapshots, at
 
 
-def _check_place(file: ImageFile, header: Header, snapshot: Snapshot) -> None:
+def _check_place(file: Storage, header: Header, snapshot: Snapshot) -> None:
     end = snapshot.l1_offset + snapshot.l1_entries * 8
     if snapshot.l1_offset % header.cluster_size or snapshot.l1_entries > MAX_L1 // 8 or end > file.size:
         text = f"has snapshot {snapshot.id!r} with its L1 table at {snapshot.l1_offset:#x}..{end:#x}, out of the file"

@@ -9,20 +9,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from emu.block.file import ImageFile, ReadBuffers
+from emu.block.file import ReadBuffers
 from emu.block.qcow2.content import Content
 from emu.block.qcow2.header import MAX_L1
 from emu.block.qcow2.metadata import Metadata
 from emu.block.qcow2.snapshottable import Snapshot
 from emu.block.qcow2.tables import COPIED, WORD, Words, read_words
 from emu.block.qcow2.vectors import Vectors
+from emu.block.storage import Storage
 from emu.errors import ImageError, ImageErrorKind
 
 
 class StateWriter:
     """Takes a state, in any order of its clusters, each of them once."""
 
-    def __init__(self, file: ImageFile, metadata: Metadata) -> None:
+    def __init__(self, file: Storage, metadata: Metadata) -> None:
         self._file = file
         self._metadata = metadata
         self._bits = metadata.header.cluster_bits
@@ -78,7 +79,7 @@ class StateWriter:
 class SavedState:
     """The state in a snapshot of an image, to be read."""
 
-    def __init__(self, file: ImageFile, metadata: Metadata, snapshot: Snapshot) -> None:
+    def __init__(self, file: Storage, metadata: Metadata, snapshot: Snapshot) -> None:
         """ImageError CORRUPT when the snapshot's table does not reach as far as it says that the state does."""
         header = metadata.header
         self.size = snapshot.vm_state_size

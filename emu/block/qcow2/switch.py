@@ -17,12 +17,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from emu.block.file import ImageFile
 from emu.block.qcow2.header import AT_L1
 from emu.block.qcow2.metadata import Metadata
 from emu.block.qcow2.recount import Recount
 from emu.block.qcow2.snapshottable import Snapshot
 from emu.block.qcow2.tables import COMPRESSED, COPIED, OFFSET, WORD, Words, read_words
+from emu.block.storage import Storage
 
 _SWITCH = struct.Struct(">IQQIIQ")  # L1: entries, offset; refcounts: offset, clusters; snapshots: number, offset
 
@@ -30,7 +30,7 @@ _SWITCH = struct.Struct(">IQQIIQ")  # L1: entries, offset; refcounts: offset, cl
 class Switch:
     """One such change of an image whose tables are all in the file; the caller has it alone, and reads it afresh after."""
 
-    def __init__(self, file: ImageFile, metadata: Metadata) -> None:
+    def __init__(self, file: Storage, metadata: Metadata) -> None:
         self._file = file
         self._metadata = metadata
         self._bits = metadata.header.cluster_bits

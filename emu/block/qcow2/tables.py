@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from emu.block.file import ImageFile
+from emu.block.storage import Storage
 
 Entries = npt.NDArray[np.uint8 | np.uint16 | np.uint32 | np.uint64]
 Words = npt.NDArray[np.uint64]
@@ -62,14 +62,14 @@ def decode_words(raw: bytes | bytearray) -> Words:
     return np.frombuffer(raw, ">u8").astype(np.uint64)
 
 
-def read_words(file: ImageFile, offset: int, count: int) -> Words:
+def read_words(file: Storage, offset: int, count: int) -> Words:
     """`count` words of a file."""
     raw = bytearray(count * WORD)
     file.readv(offset, [raw])
     return decode_words(raw)
 
 
-def write_words(file: ImageFile, table: Table) -> None:
+def write_words(file: Storage, table: Table) -> None:
     """Put what changed in a table of words into the file."""
     part = table.entries[table.low : table.high].astype(">u8").tobytes()
     file.writev(table.offset + table.low * WORD, [part])

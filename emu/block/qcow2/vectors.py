@@ -18,8 +18,12 @@ class Vectors:
 
     def take(self, length: int) -> list[memoryview]:
         """The next `length` bytes."""
+        if length == self.left and self._done == 0:  # mostly; a large request has hundreds of buffers, a page each
+            taken = [memoryview(buffer) for buffer in self._buffers[self._next :]]
+            self._next, self.left = len(self._buffers), 0
+            return taken
         self.left -= length
-        taken: list[memoryview] = []
+        taken = []
         while length:
             buffer = memoryview(self._buffers[self._next])
             piece = buffer[self._done : self._done + length]

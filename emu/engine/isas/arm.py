@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, IsaLayout, Probe, TlbLayout, TranslationCalls
 
 VECTOR_SIZE = 256  # bytes an SVE register takes; the architecture's V register is its first 16
 
@@ -22,11 +22,13 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         knows_thumb=True,
         pc_advance=0,
         tlb=TlbLayout(modes=12, word=8),
-        code_watch=CodeWatchCalls(
+        calls=TranslationCalls(
             invalidate_fast=0x5B7CD0,
             invalidate_fast_slot=0x14BD608,
             protect=0x59BC50,
             protect_slot=0x14BFAC8,
+            generate=0x58D340,
+            generate_slot=0x14C9798,
         ),
         abort=AbortCall(function=0x3C097E, slot=0x14BD138),
         env_in_cpu=41808,
@@ -91,11 +93,13 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         knows_thumb=True,
         pc_advance=0,
         tlb=TlbLayout(modes=12, word=4),
-        code_watch=CodeWatchCalls(
+        calls=TranslationCalls(
             invalidate_fast=0x4E2860,
             invalidate_fast_slot=0x14C86A8,
             protect=0x4C6A60,
             protect_slot=0x14C9F00,
+            generate=0x4B82A0,
+            generate_slot=0x14C8970,
         ),
         abort=AbortCall(function=0x3C082B, slot=0x14C6F00),
         env_in_cpu=41712,

@@ -6,11 +6,11 @@ from emu.engine.layout import (
     UNICORN_2_1_4_X86_64,
     AbortCall,
     Build,
-    CodeWatchCalls,
     ConditionMasks,
     IsaLayout,
     Probe,
     TlbLayout,
+    TranslationCalls,
 )
 
 LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
@@ -21,11 +21,13 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         constants="m68k",
         pc_advance=0,
         tlb=TlbLayout(modes=2, word=4),
-        code_watch=CodeWatchCalls(
+        calls=TranslationCalls(
             invalidate_fast=0x712A00,
             invalidate_fast_slot=0x14BDBA0,
             protect=0x6F5F80,
             protect_slot=0x14C2808,
+            generate=0x6E78D0,
+            generate_slot=0x14C7EC8,
         ),
         env_in_cpu=34672,
         env_size=524832,

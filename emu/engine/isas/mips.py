@@ -5,11 +5,11 @@ from __future__ import annotations
 from emu.engine.layout import (
     UNICORN_2_1_4_X86_64,
     AbortCall,
-    CodeWatchCalls,
     IsaLayout,
     Probe,
     TlbCalls,
     TlbLayout,
+    TranslationCalls,
     TranslatorLoop,
 )
 
@@ -130,15 +130,37 @@ _ENV64: dict[str, tuple[int, int]] = {
 }
 
 _WATCH = {
-    "mips": CodeWatchCalls(invalidate_fast=0x7A31C0, invalidate_fast_slot=0x14BE150, protect=0x786480, protect_slot=0x14BCC60),
-    "mipsel": CodeWatchCalls(
-        invalidate_fast=0x8A24E0, invalidate_fast_slot=0x14C7288, protect=0x885E00, protect_slot=0x14C0A18
+    "mips": TranslationCalls(
+        invalidate_fast=0x7A31C0,
+        invalidate_fast_slot=0x14BE150,
+        protect=0x786480,
+        protect_slot=0x14BCC60,
+        generate=0x777DE0,
+        generate_slot=0x14BE6C0,
     ),
-    "mips64": CodeWatchCalls(
-        invalidate_fast=0x9A2630, invalidate_fast_slot=0x14C4710, protect=0x9852A0, protect_slot=0x14C7560
+    "mipsel": TranslationCalls(
+        invalidate_fast=0x8A24E0,
+        invalidate_fast_slot=0x14C7288,
+        protect=0x885E00,
+        protect_slot=0x14C0A18,
+        generate=0x877760,
+        generate_slot=0x14C5E28,
     ),
-    "mips64el": CodeWatchCalls(
-        invalidate_fast=0xAB3640, invalidate_fast_slot=0x14C5810, protect=0xA96920, protect_slot=0x14BEB48
+    "mips64": TranslationCalls(
+        invalidate_fast=0x9A2630,
+        invalidate_fast_slot=0x14C4710,
+        protect=0x9852A0,
+        protect_slot=0x14C7560,
+        generate=0x976B30,
+        generate_slot=0x14C1EE0,
+    ),
+    "mips64el": TranslationCalls(
+        invalidate_fast=0xAB3640,
+        invalidate_fast_slot=0x14C5810,
+        protect=0xA96920,
+        protect_slot=0x14BEB48,
+        generate=0xA87C00,
+        generate_slot=0x14C88B8,
     ),
 }
 
@@ -174,7 +196,7 @@ def _layout(isa: str) -> IsaLayout:
         constants="mips",
         pc_advance=None,
         tlb=TlbLayout(modes=4, word=8 if isa.startswith("mips64") else 4),
-        code_watch=_WATCH[isa],
+        calls=_WATCH[isa],
         env_in_cpu=36112 if wide else 36080,
         env_size=16120 if wide else 11328,
         env=_ENV64 if wide else _ENV32,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, CodeWatchCalls, IsaLayout, Probe, TlbLayout
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, IsaLayout, Probe, TlbLayout, TranslationCalls
 
 _SPRS32 = (
     *(18, 19, 22, 25, 26, 27, 256, 268, 269, *range(272, 276), 282, 284, 285, 935, 944, 951, *range(952, 959)),
@@ -134,8 +134,13 @@ LAYOUTS = {
         pc_advance=4,
         wait_spins=True,
         tlb=TlbLayout(modes=10, word=4),
-        code_watch=CodeWatchCalls(
-            invalidate_fast=0xCBEA30, invalidate_fast_slot=0x14BC930, protect=0xCA1EC0, protect_slot=0x14C61E0
+        calls=TranslationCalls(
+            invalidate_fast=0xCBEA30,
+            invalidate_fast_slot=0x14BC930,
+            protect=0xCA1EC0,
+            protect_slot=0x14C61E0,
+            generate=0xC93810,
+            generate_slot=0x14BE840,
         ),
         abort=AbortCall(function=0x3C1693, slot=0x14C8068),
         env_in_cpu=40304,
@@ -151,8 +156,13 @@ LAYOUTS = {
         pc_advance=4,
         wait_spins=True,
         tlb=TlbLayout(modes=10, word=8),
-        code_watch=CodeWatchCalls(
-            invalidate_fast=0xDD0E50, invalidate_fast_slot=0x14C8CD8, protect=0xDB3CA0, protect_slot=0x14C1D50
+        calls=TranslationCalls(
+            invalidate_fast=0xDD0E50,
+            invalidate_fast_slot=0x14C8CD8,
+            protect=0xDB3CA0,
+            protect_slot=0x14C1D50,
+            generate=0xDA5570,
+            generate_slot=0x14C0F30,
         ),
         abort=AbortCall(function=0x3C1796, slot=0x14C6890),
         env_in_cpu=40384,

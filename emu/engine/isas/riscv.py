@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, Field, IsaLayout, Probe, TlbLayout
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, Field, IsaLayout, Probe, TlbLayout, TranslationCalls
 
 EXCEPTIONS = {  # privileged spec, table 3.6; QEMU's numbers are those of the causes
     0: "instruction address misaligned",
@@ -44,11 +44,13 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         constants="riscv",
         pc_advance=4,
         tlb=TlbLayout(modes=4, word=4),
-        code_watch=CodeWatchCalls(
+        calls=TranslationCalls(
             invalidate_fast=0xEE1F90,
             invalidate_fast_slot=0x14C7150,
             protect=0xEC5A70,
             protect_slot=0x14CAE48,
+            generate=0xEB7380,
+            generate_slot=0x14C6E30,
         ),
         abort=AbortCall(function=0x3C1899, slot=0x14C87C8),
         env_in_cpu=36080,
@@ -77,11 +79,13 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         constants="riscv",
         pc_advance=4,
         tlb=TlbLayout(modes=4, word=8),
-        code_watch=CodeWatchCalls(
+        calls=TranslationCalls(
             invalidate_fast=0xF5C1E0,
             invalidate_fast_slot=0x14BE498,
             protect=0xF3F530,
             protect_slot=0x14C3848,
+            generate=0xF304E0,
+            generate_slot=0x14C2938,
         ),
         env_in_cpu=36112,
         env_size=1568,

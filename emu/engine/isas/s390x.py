@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, IsaLayout, Probe, TlbLayout, TranslationCalls
 
 LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
     (UNICORN_2_1_4_X86_64, "s390x"): IsaLayout(
@@ -13,11 +13,13 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         constants="s390x",
         pc_advance=0,
         tlb=TlbLayout(modes=4, word=8),
-        code_watch=CodeWatchCalls(
+        calls=TranslationCalls(
             invalidate_fast=0xFD8710,
             invalidate_fast_slot=0x14C8268,
             protect=0xFBAF90,
             protect_slot=0x14C18A0,
+            generate=0xFAC8A0,
+            generate_slot=0x14C70D8,
         ),
         env_in_cpu=36112,
         env_size=1216,

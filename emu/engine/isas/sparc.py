@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, IsaLayout, Probe, TlbLayout, TranslationCalls
 
 WINDOWS = 32  # that the library has room for
 OUTS = 8  # registers behind the last window that stand for those of the first
@@ -16,11 +16,13 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         constants="sparc",
         pc_advance=None,
         tlb=TlbLayout(modes=3, word=4),
-        code_watch=CodeWatchCalls(
+        calls=TranslationCalls(
             invalidate_fast=0xBC3BA0,
             invalidate_fast_slot=0x14C6B28,
             protect=0xBA6AA0,
             protect_slot=0x14CAD20,
+            generate=0xB98450,
+            generate_slot=0x14C4DE0,
         ),
         env_in_cpu=35376,
         env_size=2752,
@@ -55,11 +57,13 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         constants="sparc",
         pc_advance=None,
         tlb=TlbLayout(modes=6, word=8, page_bits=13),
-        code_watch=CodeWatchCalls(
+        calls=TranslationCalls(
             invalidate_fast=0xC3CC20,
             invalidate_fast_slot=0x14CAD40,
             protect=0xC1F6C0,
             protect_slot=0x14C0110,
+            generate=0xC10FB0,
+            generate_slot=0x14C7E50,
         ),
         env_in_cpu=37536,
         env_size=8416,

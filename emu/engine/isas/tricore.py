@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, ContextSave, IsaLayout, Probe, TlbLayout
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, ContextSave, IsaLayout, Probe, TlbLayout, TranslationCalls
 
 CSFRS = ("pc", "syscon", "cpu_id", "core_id", "biv", "btv", "isp", "icr", "fcx", "lcx", "compat")
 
@@ -16,11 +16,13 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
         enters_traps=True,
         map_unit=16384,
         tlb=TlbLayout(modes=3, word=4, page_bits=14),
-        code_watch=CodeWatchCalls(
+        calls=TranslationCalls(
             invalidate_fast=0x1085180,
             invalidate_fast_slot=0x14C1670,
             protect=0x1068C80,
             protect_slot=0x14C9C98,
+            generate=0x105A680,
+            generate_slot=0x14BD6F8,
         ),
         env_in_cpu=35376,
         env_size=720,

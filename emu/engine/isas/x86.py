@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, CodeWatchCalls, IsaLayout, Probe, TlbLayout
+from emu.engine.layout import UNICORN_2_1_4_X86_64, AbortCall, Build, IsaLayout, Probe, TlbLayout, TranslationCalls
 
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr", "gdt", "idt")  # in the order they lie in
 SEGMENT_SIZE = 24  # SegmentCache: selector u32, base u64, limit u32, flags u32
@@ -65,11 +65,13 @@ def _layout(mode: int, model: int) -> IsaLayout:
         constants="x86",
         pc_advance=0,
         tlb=TlbLayout(modes=3, word=8),
-        code_watch=CodeWatchCalls(
+        calls=TranslationCalls(
             invalidate_fast=0x430760,
             invalidate_fast_slot=0x14C4020,
             protect=0x412C90,
             protect_slot=0x14C22D8,
+            generate=0x4045B0,
+            generate_slot=0x14BF2A8,
         ),
         env_in_cpu=35408,
         env_size=7008,

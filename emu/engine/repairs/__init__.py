@@ -7,6 +7,7 @@ CPUs of an ISA, but for `codepages`, which changes one CPU.
 | repair | of | without it |
 |---|---|---|
 | codewatch | all | code written through another address, or read from a disk, is not noticed: the old is executed |
+| exitchecks | all | each block begins with a call that nearly always finds nothing |
 | codepages | all | stores are slow wherever code could be fetched from, though none is |
 | abort, assertions | most | a guest that does what QEMU has no answer for ends the process |
 | thumb | ARM | a slice ends in the middle of an instruction, which is executed twice |
@@ -26,6 +27,7 @@ from emu.engine.repairs.codewatch import watch_code
 from emu.engine.repairs.conditions import never_on_reserved_conditions
 from emu.engine.repairs.contexts import bound_context_saves
 from emu.engine.repairs.delayslot import leave_next_pc_alone
+from emu.engine.repairs.exitchecks import check_in_place
 from emu.engine.repairs.floatconditions import limit_conditions
 from emu.engine.repairs.mipstlb import repair_tlb
 from emu.engine.repairs.thumb import repair_thumb
@@ -33,11 +35,15 @@ from emu.engine.repairs.translation import repair_translator
 from emu.engine.stubs import address_of
 
 
-def repair_library(core: CoreLayout, layout: IsaLayout) -> None:
-    """Have the library's functions for an ISA do what a guest relies on; EngineError when it is not as the table says."""
-    watch_code(layout.suffix, layout.code_watch, core.uc_cpu)
+def repair_library(core: CoreLayout, layout: IsaLayout, exit_requests: int) -> None:
+    """Have the library's functions for an ISA do what a guest relies on; EngineError when it is not as the table says.
+
+    `exit_requests` is the offset of the CPU's exit requests from its state.
+    """
+    watch_code(layout.suffix, layout.calls, core.uc_cpu)
+    check_in_place(layout.suffix, layout.calls, layout.tlb.word, exit_requests, core.cpu_uc - layout.env_in_cpu)
     if layout.conditions is not None:
-        base = address_of(f"tb_invalidate_phys_page_fast_{layout.suffix}") - layout.code_watch.invalidate_fast
+        base = address_of(f"tb_invalidate_phys_page_fast_{layout.suffix}") - layout.calls.invalidate_fast
         never_on_reserved_conditions(base + layout.conditions)
     if layout.condition_masks is not None:
         limit_conditions(layout.condition_masks)

@@ -26,7 +26,7 @@ import ctypes
 import mmap
 from functools import cache
 
-from emu.engine.layout import CodeWatchCalls
+from emu.engine.layout import TranslationCalls
 from emu.engine.library import library_build
 from emu.engine.stubs import address_of, executable, jump_to
 from emu.errors import EngineError
@@ -45,7 +45,7 @@ UC_CPU = slice(3, 7)
 
 
 @cache
-def watch_code(suffix: str, calls: CodeWatchCalls, uc_cpu: int) -> None:
+def watch_code(suffix: str, calls: TranslationCalls, uc_cpu: int) -> None:
     """Make the change for the ISA whose functions have this `suffix`; EngineError when the table is not of this library.
 
     `uc_cpu` is where the handle has its CPU.

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from devices.virtio.blk import HEADER, SECTOR, VirtioBlk
+from devices.virtio.blk import VirtioBlk
+from devices.virtio.blkrequest import HEADER, SECTOR
 from devices.virtio.device import RING_EVENT_IDX
 from devices.virtio.mmio import Reg
 from devices.virtio.workers import Executor
 from emu.block.image import Image, open_image
+from emu.config import DriveConfig
 from emu.errors import ImageError, ImageErrorKind
+from emu.ioerror import IoError, OnError
 from tests.devices.virtio.driver import EVERYTHING, Driver, InlineExecutor, Memory, Posts, Sent
 
 SECTORS = 256
@@ -29,7 +32,7 @@ class CountingImage:
     def __init__(self, image: Image) -> None:
         self._image = image
         self.calls: list[str] = []
-        self.broken = False
+        self.broken: int | bool = False  # every call fails; an errno: with that
         self.cached = False  # whether the host has everything in its cache
 
     def readv_cached(self, offset: int, buffers: Sequence[memoryview]) -> bool:
@@ -43,15 +46,28 @@ class CountingImage:
             return getattr(self._image, name)
         self.calls.append(name)
         if self.broken:
-            raise ImageError(ImageErrorKind.IO, self._image.path, f"{name} failed")
+            cause = OSError(self.broken, os.strerror(self.broken))
+            raise ImageError(ImageErrorKind.IO, self._image.path, f"{name} failed") from cause
         return getattr(self._image, name)
 
 
 class Disk:
     """A block device, its file, and the driver of a guest that uses it."""
 
-    def __init__(self, path: Path, *, read_only: bool = False, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        executor: Executor | None = None,
+        werror: str = "enospc",
+        rerror: str = "report",
+        in_order: bool = False,
+    ) -> None:
         self.path = path
+        self.drive = DriveConfig(path=path, id="disk0", werror=werror, rerror=rerror)
+        self.told: list[IoError] = []  # the machine, of errors
+        self._in_order = in_order
         self.image = CountingImage(open_image(str(path), "raw", read_only=read_only, active=True))
         self.posts = Posts()
         self.memory = Memory()
@@ -64,7 +80,9 @@ class Disk:
             self.image,  # type: ignore[arg-type]
             executor=executor,
             post=self.posts,
+            on_error=OnError(self.drive, self.told.append),
             serial="SERIAL-0123456789-TOO-LONG",
+            in_order=self._in_order,
         )
 
     def start(self, *, features: int = EVERYTHING & ~RING_EVENT_IDX, size: int = 256) -> Disk:
@@ -97,18 +115,21 @@ class SlowImage:
         self._image = image
         self.reading = threading.Event()
         self.go_on = threading.Event()
+        self.fails = False
 
     def readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
         self.reading.set()
         self.go_on.wait(WAIT)
+        if self.fails:
+            raise ImageError(ImageErrorKind.IO, self._image.path, "readv failed")
         self._image.readv(offset, buffers)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._image, name)
 
 
-def slow_disk(path: Path, pool: ThreadPoolExecutor) -> tuple[Disk, SlowImage]:
-    disk = Disk(path, executor=pool)
+def slow_disk(path: Path, pool: ThreadPoolExecutor, *, rerror: str = "report") -> tuple[Disk, SlowImage]:
+    disk = Disk(path, executor=pool, rerror=rerror)
     slow = SlowImage(disk.image)  # type: ignore[arg-type]
     disk.image = slow  # type: ignore[assignment]
     disk.driver = Driver(disk.new_device(pool), disk.memory)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.virtio.blk import HEADER, MAX_RANGE_SECTORS, MAX_RANGES, RANGE, SECTOR, BlkStatus, Feature, Type
+from devices.virtio.blkrequest import HEADER, MAX_RANGE_SECTORS, MAX_RANGES, RANGE, SECTOR, BlkStatus, Feature, Type
 from devices.virtio.device import RING_FEATURES
 from devices.virtio.mmio import Interrupt, Reg
 from tests.devices.virtio.disk import CONTENT, SECTORS, WRITEBACK, Disk

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from devices.virtio.blk import HEADER, MAX_READ_AT_ONCE, SECTOR, BlkStatus, Type, VirtioBlkState
+from devices.virtio.blk import VirtioBlkState
+from devices.virtio.blkrequest import HEADER, MAX_READ_AT_ONCE, SECTOR, BlkStatus, Type
 from devices.virtio.device import VERSION_1, Status
 from devices.virtio.mmio import Interrupt, Reg
 from emu.errors import StateError

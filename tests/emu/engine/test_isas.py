@@ -8,7 +8,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from emu.engine.isas import LAYOUTS, PROBES
-from emu.engine.layout import CORE, AbortCall, Build, CodeWatchCalls, ContextSave, IsaLayout, TlbCalls, TranslatorLoop
+from emu.engine.layout import CORE, AbortCall, Build, ContextSave, IsaLayout, TlbCalls, TranslationCalls, TranslatorLoop
 from emu.engine.library import library_build, library_path
 from emu.engine.selftest import self_test
 
@@ -26,16 +26,19 @@ def functions_and_slots() -> tuple[dict[str, int], dict[str, int]]:
 
 
 @pytest.mark.parametrize(("row", "layout"), LAYOUTS.items(), ids=lambda value: value[1] if isinstance(value, tuple) else "")
-def test_code_watch_calls_are_where_the_library_file_has_them(row: tuple[Build, str], layout: IsaLayout) -> None:
+def test_calls_of_the_translator_are_where_the_library_file_has_them(row: tuple[Build, str], layout: IsaLayout) -> None:
     assert row[0] == library_build()
     functions, slots = functions_and_slots()
     fast, protect = f"tb_invalidate_phys_page_fast_{layout.suffix}", f"tlb_protect_code_{layout.suffix}"
+    generate = f"tcg_gen_code_{layout.suffix}"
 
-    assert layout.code_watch == CodeWatchCalls(
+    assert layout.calls == TranslationCalls(
         invalidate_fast=functions[fast],
         invalidate_fast_slot=slots[fast],
         protect=functions[protect],
         protect_slot=slots[protect],
+        generate=functions[generate],
+        generate_slot=slots[generate],
     )
 
 

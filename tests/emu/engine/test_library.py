@@ -54,7 +54,7 @@ def test_library_laid_out_differently_is_refused(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("field", ["invalidate_fast", "invalidate_fast_slot", "protect", "protect_slot"])
 def test_library_with_its_internal_calls_elsewhere_is_refused(field: str) -> None:
     core, layout = layout_of(UNICORN_2_1_4_X86_64, "riscv64")
-    known = layout.code_watch
+    known = layout.calls
     with pytest.raises(EngineError, match="this library says it is unicorn 2"):
         watch_code("riscv64", replace(known, **{field: getattr(known, field) + 8}), core.uc_cpu)
 

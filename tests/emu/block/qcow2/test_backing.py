@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from emu.block.image import open_image
+from emu.block.lock import try_lock
+from emu.block.set import ImageSet
 from emu.errors import ImageError, ImageErrorKind
 from tests.emu.block.qcow2.tools import CLEAN, MIB, check, create, needs_qemu_img, opened, qemu_img, refused, state
 
@@ -46,6 +49,38 @@ def test_a_backing_file_in_use_leaves_nothing_locked(chain: list[Path]) -> None:
     writer.close()
 
     opened(top).close()
+
+
+def test_without_locking_nothing_of_the_chain_is_locked(chain: list[Path]) -> None:
+    top = open_image(str(chain[0]), "", read_only=False, active=True, locking=False)
+
+    for path in chain:
+        opened(path).close()
+    top.close()
+
+
+def test_chains_are_locked_from_the_base_up_always_in_the_same_order(
+    chain: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [opened(chain[0], active=False), opened(create(tmp_path / "other.qcow2", MIB), active=False)]
+    orders = []
+    for given in (images, images[::-1]):
+        locked: list[str] = []
+
+        def lock(fd: int, *, exclusive: bool, locked: list[str] = locked) -> bool:
+            locked.append(Path(f"/proc/self/fd/{fd}").readlink().stem)
+            return try_lock(fd, exclusive=exclusive)
+
+        monkeypatch.setattr("emu.block.file.try_lock", lock)
+        disks = ImageSet(given)
+        disks.activate()
+        disks.inactivate()
+        orders.append(locked)
+
+    assert orders[0] == orders[1]
+    assert [name for name in orders[0] if name != "other"] == ["base", "middle", "top"]
+    for image in images:
+        image.close()
 
 
 def test_writes_go_to_the_top_alone(chain: list[Path]) -> None:

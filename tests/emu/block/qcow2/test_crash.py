@@ -7,6 +7,7 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -147,6 +148,79 @@ def crash(folder: Path, seed: int) -> None:
 @pytest.mark.parametrize("number", range(20))
 def test_a_killed_process_leaves_no_corruption_and_every_flushed_write(number: int, tmp_path: Path) -> None:
     crash(tmp_path, SEED + number)
+
+
+class Fuse:
+    """Kills its process at the Nth call by which it changes or syncs a file, of those made while it is lit."""
+
+    def __init__(self, calls: int, chance: random.Random) -> None:
+        self.lit = False
+        self._left = calls
+        self._chance = chance
+        for place, name in ((os, "fsync"), (os, "fdatasync"), (os, "setxattr"), (os, "pwritev"), (fallocate, "fallocate")):
+            setattr(place, name, self._guarded(name, getattr(place, name)))
+
+    def _guarded(self, name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def guarded(*arguments: object) -> object:
+            self._left -= self.lit
+            if self._left == 0:
+                if name == "pwritev" and self._chance.random() < 0.5:
+                    fd, buffers, offset = cast("tuple[int, list[bytes], int]", arguments)
+                    data = b"".join(buffers)
+                    torn = offset + self._chance.randrange(len(data) + 1) & -SECTOR  # sectors are written whole
+                    os.pwrite(fd, data[: max(torn - offset, 0)], offset)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments)
+
+        return guarded
+
+
+def work_by_turns(path: Path, steps: list[Step], fuse: Fuse, report: int) -> None:
+    """As `work`, but instead of a flush the image is let go and taken again; the fuse is lit for that."""
+    image = opened(path)
+    for step in steps:
+        if step[0] == "flush":
+            fuse.lit = True
+            image.inactivate()
+            image.activate()
+            fuse.lit = False
+            os.write(report, FLUSHED)
+        else:
+            do(image, step)
+            os.write(report, DONE)
+
+
+def crash_in_a_transition(folder: Path, seed: int) -> None:
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    options = f"cluster_size={1 << chance.randrange(9, 17)},refcount_bits={1 << chance.randrange(7)}"
+    path = create(folder / "disk.qcow2", SIZE, options)
+    steps = steps_of(seed)
+    calls = int(100 ** chance.random())
+
+    reported = killed_after(lambda report: work_by_turns(path, steps, Fuse(calls, chance), report), STEPS)
+
+    assert steps[len(reported)][0] == "flush"  # where it was killed
+    found = check(path)
+    assert (found.corruptions, found.errors) == (0, 0)
+    assert wrong_sectors(path, allowed_after(bytes(SIZE), steps, reported)) == []
+    image = opened(path)
+    image.writev(0, [b"x" * SECTOR])
+    image.close()
+    assert check(path).corruptions == 0
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_process_killed_as_it_lets_go_or_takes_leaves_every_write(number: int, tmp_path: Path) -> None:
+    crash_in_a_transition(tmp_path, SEED + number)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_two_hundred_processes_killed_as_they_let_go_or_take_leave_every_write(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / str(number)).mkdir()
+        crash_in_a_transition(tmp_path / str(number), SEED + number)
 
 
 class Power:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from emu.block.owner import XATTR
+from emu.block.qcow2.image import Qcow2Image
+from emu.block.qcow2.snapshottable import About
 from emu.errors import ImageErrorKind
 from tests.emu.block.qcow2.tools import (
     CLEAN,
@@ -104,6 +106,41 @@ def test_what_another_process_changed_is_seen_at_activation(path: Path, tmp_path
     assert destination.size == 2 * MIB
     assert read(destination, MIB, MIB) == raw[MIB:]
     assert base.exists()
+
+
+def test_tables_and_snapshots_made_after_the_destination_opened_the_image_are_seen_there(tmp_path: Path) -> None:
+    """QEMU iotest 196, with all that grows: at 512-byte clusters one cluster of the refcount table covers 2 MiB."""
+    chance = random.Random(196)
+    path = create(tmp_path / "disk.qcow2", 2 * MIB, "cluster_size=512,refcount_bits=64")
+    destination = opened(path, active=False)
+    before, kept = bytearray(content(destination)), chance.randbytes(2 * MIB)
+    was = struct.unpack_from(">I", path.read_bytes(), 56)
+
+    source = opened(path)
+    assert isinstance(source, Qcow2Image)
+    source.writev(0, [kept])
+    source.freeze()
+    source.put_state(0, b"s" * 64 * KIB)
+    source.keep("moves", About(time_ns=0, disk_size=2 * MIB, state_size=64 * KIB))
+    source.writev(12345, [b"after"])
+    source.inactivate()
+    destination.activate()
+    assert isinstance(destination, Qcow2Image)
+    [snapshot] = destination.snapshots()
+    state = bytearray(64 * KIB)
+    destination.saved_state(snapshot).readv(0, [state])
+    there = content(destination) == kept[:12345] + b"after" + kept[12350:]
+    destination.apply_snapshot("moves")
+    destination.delete_snapshot("moves")
+    destination.inactivate()
+    source.activate()
+
+    assert before == bytes(2 * MIB)
+    assert struct.unpack_from(">I", path.read_bytes(), 56) > was
+    assert (snapshot.name, state == b"s" * 64 * KIB, there) == ("moves", True, True)
+    assert (source.snapshots(), content(source) == kept) == ([], True)
+    source.inactivate()
+    assert check(path) == CLEAN
 
 
 def test_an_image_moves_back_and_forth(path: Path) -> None:

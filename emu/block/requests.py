@@ -1,4 +1,4 @@
-"""Requests under way in one image, by the clusters they touch: those that clash go one after the other, in order of arrival."""
+"""Requests under way in one image, by the blocks they touch: those that clash go one after the other, in order of arrival."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Request:
 
 
 class Requests:
-    """Readers of a cluster share it; whoever changes it has it alone."""
+    """Readers of a block share it; whoever changes it has it alone."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -28,7 +28,7 @@ class Requests:
 
     @contextmanager
     def hold(self, first: int, last: int, *, exclusive: bool) -> Iterator[None]:
-        """Wait for the clusters `first` to `last`, and have them until the block ends."""
+        """Wait for the blocks `first` to `last`, and have them until the block ends."""
         request = _Request(first, last, exclusive)
         with self._changed:
             self._queue.append(request)
@@ -41,7 +41,7 @@ class Requests:
 
     @contextmanager
     def try_share(self, first: int, last: int) -> Iterator[bool]:
-        """Share the clusters if nobody has them alone, or waits to; False otherwise."""
+        """Share the blocks if nobody has them alone, or waits to; False otherwise."""
         request = _Request(first, last, False)
         with self._changed:
             free = not any(request.clashes(other) for other in self._queue)

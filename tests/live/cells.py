@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from emu.block.lock import holder, try_lock
@@ -19,15 +19,20 @@ from tests.live.conftest import DISK_SIZE
 from tests.live.machines import PROMPT, WAIT, EmuProcess, Teller, wait_for
 from tests.live.test_handover import MEMORY, RECORDS, stop_journal
 
+NEAR = ("source", "a")  # machines on the side that the guest starts on
+BEGUN = 3  # records that a guest is told are safe before it sets out
+
 
 @dataclass(frozen=True, kw_only=True)
 class Disks:
-    """The disks of one guest; both sides have the same."""
+    """The disks of one guest. Both sides have the same, unless there are others for the far one."""
 
     options: tuple[str, ...]  # of `emu run`
     images: tuple[Path, ...] = ()  # files whose lock shows their owner
     journal: Path | None  # the file of the disk that the guest writes its journal to; None where it can write nothing
     guarded: bool = True  # a guest that has moved away is not resumed on what was written since
+    far: Disks | None = None  # those over there, which get the content of these
+    how: Mapping[str, bool] = field(default_factory=dict)  # arguments of `migrate`
     spoil: Callable[[], AbstractContextManager[None]] | None = None  # nobody can use the disks until it ends
 
     def read_journal(self) -> JournalReport:
@@ -127,6 +132,23 @@ def nbd(folder: Path) -> Iterator[Disks]:
         yield Disks(options=_drive(uri, "format=raw"), journal=disk, guarded=False, spoil=gone)
 
 
+@contextmanager
+def copied(folder: Path) -> Iterator[Disks]:
+    """`migrate -b`: a raw image on each side."""
+    here, there = _raw(folder / "here.img"), _raw(folder / "there.img")
+    far = Disks(options=_drive(there, "format=raw"), images=(there,), journal=there)
+    yield Disks(options=_drive(here, "format=raw"), images=(here,), journal=here, far=far, how={"blk": True})
+
+
+@contextmanager
+def copied_over_a_base(folder: Path) -> Iterator[Disks]:
+    """`migrate -i`: a qcow2 image on each side, with the same base behind both."""
+    base = create(folder / "base.qcow2", DISK_SIZE)
+    here, there = (create(folder / f"{name}.qcow2", DISK_SIZE, backing=base) for name in ("here", "there"))
+    far = Disks(options=_drive(there), images=(there,), journal=there)
+    yield Disks(options=_drive(here), images=(here,), journal=here, far=far, how={"inc": True})
+
+
 ROWS: dict[str, Callable[[Path], AbstractContextManager[Disks]]] = {
     "raw": raw,
     "qcow2": qcow2,
@@ -134,6 +156,8 @@ ROWS: dict[str, Callable[[Path], AbstractContextManager[Disks]]] = {
     "two": two,
     "read-only": read_only,
     "NBD": nbd,
+    "-b": copied,
+    "-i": copied_over_a_base,
 }
 
 
@@ -151,7 +175,16 @@ class Cell:
     def close(self) -> None:
         """End the machines, and see what they leave behind."""
         self._machines.close()
-        self.disks.assert_sound(leaks=self.leaks)
+        for disks in (self.disks, self.disks.far or self.disks):
+            disks.assert_sound(leaks=self.leaks)
+
+    def disks_of(self, name: str) -> Disks:
+        """The disks that a machine of this name has."""
+        return self.disks if name in NEAR or self.disks.far is None else self.disks.far
+
+    def migrate(self, source: EmuProcess, place: object) -> None:
+        """Begin to move the guest to whoever listens at `place`."""
+        source.qmp("migrate", uri=f"unix:{place}", **self.disks.how)
 
     def _machine(self, name: str, *options: str, fault: tuple[Step, str] | None) -> EmuProcess:
         machine = EmuProcess(self.folder, name, "riscv64-tiny", "--memory", "16M", *options, fault=fault)
@@ -166,7 +199,7 @@ class Cell:
         machine.console.expect("mem filled", WAIT)
         if self.disks.journal is not None:
             machine.console.send_line(f"blk journal {RECORDS}")
-            machine.console.expect(r"journal 3\r", WAIT)
+            machine.console.expect(rf"journal {BEGUN}\r", WAIT)
         if self.paused:
             machine.qmp("stop")
         return machine
@@ -174,7 +207,7 @@ class Cell:
     def destination(self, fault: tuple[Step, str] | None = None, *, name: str = "destination") -> EmuProcess:
         """The machine that waits for it."""
         self.far = self.folder / f"{name}.in"
-        machine = self._machine(name, *self.disks.options, "--incoming", f"unix:{self.far}", fault=fault)
+        machine = self._machine(name, *self.disks_of(name).options, "--incoming", f"unix:{self.far}", fault=fault)
         wait_for(lambda: self.far.exists() or machine.ended, "the destination listens")
         return machine
 
@@ -190,7 +223,7 @@ class Cell:
     def assert_lives(self, machine: EmuProcess) -> None:
         """The guest is here alone, as it was, and so are its disks; it can go on and has lost nothing."""
         assert machine.status == self.state
-        for image in self.disks.images:
+        for image in self.disks_of(machine.name).images:
             with image.open("rb") as file:
                 assert holder(file.fileno()).startswith(f"process {machine.process.pid} ")
         if self.paused:
@@ -204,35 +237,41 @@ class Cell:
             console.send_line("blk read 0")
             console.expect(r"blk sector 0 crc32 \w+ head [0 ]+", WAIT)
         else:
-            self.assert_journal_holds(stop_journal(console))
+            self.assert_journal_holds(stop_journal(console), machine.name)
         console.send_line(f"mem check 7 {MEMORY}")
         console.expect("mem ok", WAIT)
         if self.disks.journal is not None:
-            before = self.disks.read_journal().records
+            disks = self.disks_of(machine.name)
+            before = disks.read_journal().records
             console.send_line("blk journal 2")
             console.expect("journal done", WAIT)
-            assert self.disks.read_journal().records == before + 2
+            assert disks.read_journal().records == before + 2
 
-    def assert_journal_holds(self, acknowledged: int) -> None:
-        """All records that the guest was told are safe, once and in order."""
-        report = self.disks.read_journal()
+    def assert_journal_holds(self, acknowledged: int, name: str) -> None:
+        """All records that the guest was told are safe, once and in order, where the machine of this name has them."""
+        report = self.disks_of(name).read_journal()
         assert report.intact, report
         assert report.records >= acknowledged
 
     def assert_nobody_owns(self) -> None:
         """The disks are free, and intact."""
-        with self.locked():
+        with _locked(self.disks), _locked(self.disks.far) if self.disks.far else contextlib.nullcontext():
             pass
         if self.disks.journal is not None:
             assert self.disks.read_journal().intact
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Own the images ourselves."""
-        with ExitStack() as files:
-            for image in self.disks.images:
-                assert try_lock(files.enter_context(image.open("r+b")).fileno(), exclusive=True), f"{image} is not free"
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """Own what the destination wants to."""
+        return _locked(self.disks.far or self.disks)
+
+
+@contextmanager
+def _locked(disks: Disks) -> Iterator[None]:
+    """Own the images ourselves."""
+    with ExitStack() as files:
+        for image in disks.images:
+            assert try_lock(files.enter_context(image.open("r+b")).fileno(), exclusive=True), f"{image} is not free"
+        yield
 
 
 @contextmanager

@@ -53,11 +53,6 @@ def stop_journal(console: SerialConsole) -> int:
     """Interrupt the journal; returns the last record the guest said is safe."""
     console.expect(r"journal \d+\r", WAIT)
     console.send("\x03")
-    return said_to_be_safe(console)
-
-
-def said_to_be_safe(console: SerialConsole) -> int:
-    """The last record that the guest said is safe, when its journal has ended."""
     said = console.expect(rf"(?s)(.*){PROMPT}", WAIT).group(1)
     return max((int(number) for number in re.findall(r"journal (\d+)\r", said)), default=0)
 

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from emu.block.file import ReadBuffers, WriteBuffers
@@ -50,19 +52,23 @@ VERBS = {
 class NbdExport:
     """A Storage. Safe for concurrent use; transfers release the GIL."""
 
-    def __init__(self, path: str, *, read_only: bool, patience: float = PATIENCE) -> None:
-        """Connect to `path` (address.py), inactive."""
+    def __init__(
+        self, path: str, *, read_only: bool, patience: float = PATIENCE, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Connect to `path` (address.py), inactive; `patience` and `now` are in seconds."""
         self.path = path
         self.read_only = read_only
         self.locking = True  # of files behind an image in it: there is no lock on an export
         self._address = parse_address(path)
         self._patience = patience
+        self._now = now
         self._transitions = threading.RLock()  # activate, inactivate and close, one at a time
         self._requests = Requests()
         self._active = False
         self._closed = False
-        self._guard = threading.Lock()  # guards the four below
+        self._guard = threading.Lock()  # guards the five below
         self._connection: Connection | None = None
+        self._failed_at = -math.inf  # when a server could not be connected to
         self._written = 0  # requests that changed something, confirmed
         self._flushed = 0  # of these
         self._lost_writes = False
@@ -126,12 +132,15 @@ class NbdExport:
 
     def _connected(self) -> Connection:
         """The connection, a new one if the server of the last was lost."""
+        asked_at = self._now()
         with self._guard:
             if self._closed:
                 raise ImageError(ImageErrorKind.INACTIVE, self.path, "is closed")
             if self._connection is not None and not self._connection.alive:
                 self._lose()
             if self._connection is None:
+                if self._failed_at > asked_at:  # requests that come together wait for a silent server together
+                    raise ImageError(ImageErrorKind.IO, self.path, "cannot be opened: another request just tried")
                 self._connection = self._connect()
             return self._connection
 
@@ -139,6 +148,7 @@ class NbdExport:
         try:
             connection = Connection(self._address, self._patience)
         except ServerLostError as exc:
+            self._failed_at = self._now()
             kind = ImageErrorKind.MISSING if isinstance(exc, NoSuchExportError) else ImageErrorKind.IO
             raise ImageError(kind, self.path, f"cannot be opened: {exc.strerror}") from exc
         offer = connection.offer

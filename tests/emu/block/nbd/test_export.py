@@ -6,6 +6,7 @@ import errno
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -380,3 +381,43 @@ def test_a_silent_server_fails_every_thread_that_waits(fake: Fake) -> None:
 
     assert len(errors) == 4
     assert all("answer" in error or "hung up" in error for error in errors), errors
+
+
+def test_requests_that_come_together_wait_for_a_server_that_does_not_come_back_once(fake: Fake) -> None:
+    calls, asked, go = [0], threading.Semaphore(0), threading.Event()
+
+    def greets(_peer: socket.socket) -> bool:
+        calls[0] += 1
+        if calls[0] > 1:
+            go.wait(30)  # then it hangs up, without a word
+        return calls[0] > 1
+
+    def now() -> float:
+        asked.release()
+        return time.monotonic()
+
+    server = fake(greets=greets)
+    storage = NbdExport(server.uri, read_only=True, now=now)
+    server.hang_up()
+    while asked.acquire(blocking=False):
+        pass
+    errors: list[str] = []
+
+    def try_read() -> None:
+        try:
+            storage.readv(0, [bytearray(4)])
+        except ImageError as exc:
+            errors.append(str(exc))
+
+    threads = [threading.Thread(target=try_read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert asked.acquire(timeout=30)
+    go.set()
+    for thread in threads:
+        thread.join(30)
+
+    assert len(errors) == 3
+    assert sum("another request just tried" in error for error in errors) == 2
+    assert calls[0] == 2

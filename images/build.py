@@ -172,7 +172,7 @@ LINK_FLAGS = (
     "-static",
     "-no-pie",
     "-nostdlib",
-    "-s",
+    "-Wl,--discard-locals",  # functions keep their names, for whoever looks into the guest
     "-Wl,--build-id=none",
     "-Wl,-z,max-page-size=4096",
     "-Wl,-z,noexecstack",
@@ -196,7 +196,8 @@ def compile_image(name: str) -> bytes:
     ]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "tiny.elf"
-        command = [compiler, *FLAGS, *isa.flags, f"-ffile-prefix-map={SOURCES}=."]
+        # Objects of lasting names, for they get into the symbol table.
+        command = [compiler, *FLAGS, *isa.flags, f"-ffile-prefix-map={SOURCES}=.", "-save-temps=obj"]
         if isa.link is None:
             command += [*LINK_FLAGS, f"-Wl,--defsym=LINK_ADDRESS={isa.link_address}"]
         else:

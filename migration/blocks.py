@@ -122,10 +122,13 @@ class OutgoingDisks:
     _left: list[Flags] = field(default_factory=list)  # noted as changed and not sent yet
 
     def describe(self) -> dict[str, Wire]:
-        """What CONFIG says of them: for each what is behind it on both sides, None when all of it comes. Before `send_all`."""
+        """What CONFIG says of them: for each where it is, and what is behind it on both sides, None when all of it comes.
+
+        Comes before `send_all`.
+        """
         incremental = self.mode is DiskMode.INCREMENTAL
         self._backing = {disk.name: disk.backing() if incremental else None for disk in self.disks}
-        return {name: {"backing": backing} for name, backing in self._backing.items()}
+        return {disk.name: {"backing": self._backing[disk.name], "place": disk.place} for disk in self.disks}
 
     def send_all(self, writer: StreamWriter, after_frame: AfterFrame) -> None:
         """Send what the disks have, and watch them from now on."""
@@ -181,13 +184,21 @@ class IncomingDisks:
             raise MigrationError(f"the source sends the disks {theirs:.200}, this machine's that can be written are {ours}")
         for name, disk in self._disks.items():
             match described[name]:
-                case {"backing": None}:
-                    pass
-                case {"backing": str(backing)}:
-                    self._check_backing(disk, backing)
-                    self._based.append(disk)
+                case {"place": str(place), "backing": (None | str()) as backing}:
+                    self._check_other(disk, place)
+                    if isinstance(backing, str):
+                        self._check_backing(disk, backing)
+                        self._based.append(disk)
                 case other:
-                    raise StreamError(f"CONFIG frame: disk {name!r} is {other!r:.60}, must be a map with its backing")
+                    raise StreamError(f"CONFIG frame: disk {name!r} is {other!r:.60}, must be a map with its place and backing")
+
+    @staticmethod
+    def _check_other(disk: MovedDisk, theirs: str) -> None:
+        if disk.place == theirs:
+            raise MigrationError(
+                f"drive {disk.name!r} is the same image here as on the source: "
+                "disks that move with their guest (migrate -b) need images of their own on each side"
+            )
 
     @staticmethod
     def _check_backing(disk: MovedDisk, theirs: str) -> None:

@@ -116,6 +116,10 @@ class MovedDisk(Protocol):
     def size(self) -> int:
         """Bytes."""
 
+    @property
+    def place(self) -> str:
+        """Where the image is: the same on both sides only if it is the same image."""
+
     def watch(self) -> None:
         """Begin to note changes."""
 

@@ -25,6 +25,10 @@ class _OpenHow(ctypes.Structure):
     _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
 
 
+_HOW = ctypes.byref(_OpenHow(FLAGS, 0, BENEATH | NO_SYMLINKS | NO_MAGICLINKS))
+_HOW_SIZE = ctypes.sizeof(_OpenHow)
+
+
 @cache
 def _syscall() -> Callable[[int, int, bytes, object, int], int]:
     function = ctypes.CDLL(None, use_errno=True).syscall
@@ -34,8 +38,7 @@ def _syscall() -> Callable[[int, int, bytes, object, int], int]:
 
 
 def _openat2(directory: int, path: bytes) -> int:
-    how = _OpenHow(FLAGS, 0, BENEATH | NO_SYMLINKS | NO_MAGICLINKS)
-    fd = _syscall()(OPENAT2, directory, path, ctypes.byref(how), ctypes.sizeof(how))
+    fd = _syscall()(OPENAT2, directory, path, _HOW, _HOW_SIZE)
     if fd < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return fd
@@ -68,6 +71,8 @@ def _parts(path: bytes) -> list[bytes]:
 
 def by_openat2(directory: int, path: bytes) -> int:
     """Open what `path` leads to below `directory`, itself for an empty path; one call for most paths."""
+    if 0 < len(path) < PATH_MAX:
+        return _openat2(directory, path)
     return _in_steps(directory, _parts(path), _openat2)
 
 

@@ -25,6 +25,7 @@ from devices.p9 import dirents, mapped, xattrs
 from devices.p9.beneath import Resolve, best
 from devices.p9.identity import Identity, look
 from devices.p9.mapped import Ownership
+from devices.p9.owner import Owner
 from devices.p9.paths import plain
 from devices.p9.wire import Attributes, Changes, Qid, QidType, Valid
 from emu.errors import ConfigError
@@ -36,14 +37,6 @@ KEPT_FLAGS = LASTING_FLAGS | os.O_TRUNC
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG, errno.ESTALE)
 QID_TYPES = {dirents.DIRECTORY: QidType.DIR, dirents.SYMLINK: QidType.SYMLINK}
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose a new file is in the guest."""
-
-    uid: int
-    gid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +245,10 @@ class HostFs:
         """Make a plain file and open it; one that is there is opened unless O_EXCL forbids it."""
         self._writable()
         try:
+            # A file of another's is nobody's business until it is theirs.
+            first = mode & 0o777 if owner.is_ours and not self._mapped else mapped.FILE_MODE
             access = flags & KEPT_FLAGS & ~os.O_DIRECTORY | ALWAYS | os.O_CREAT | os.O_EXCL
-            fd = os.open(plain(name), access, mapped.FILE_MODE, dir_fd=directory)
+            fd = os.open(plain(name), access, first, dir_fd=directory)
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
@@ -280,7 +275,7 @@ class HostFs:
         if not self._mapped:
             os.symlink(target, plain(name), dir_fd=directory)
             with self.at(directory, name) as fd:
-                _give(fd, owner)
+                owner.take(fd, proc(fd))
                 return self.qid(fd)
         self._make_file(directory, name, target)
         return self._made(directory, name, stat.S_IFLNK | 0o777, owner)
@@ -316,8 +311,7 @@ class HostFs:
         try:
             if self._mapped:
                 mapped.write(proc(fd), Ownership(owner.uid, owner.gid, mode, device or None))
-            else:
-                _give(fd, owner)
+            elif owner.take(fd, proc(fd)) or stat.S_IMODE(os.fstat(fd).st_mode) != mode & 0o7777:
                 os.chmod(proc(fd), mode & 0o7777)  # noqa: PTH101
         except OSError:
             with contextlib.suppress(OSError):
@@ -375,12 +369,6 @@ class HostFs:
         """OSError when `set_attribute` could not be right."""
         self._writable()
         xattrs.check(name, size)
-
-
-def _give(fd: int, owner: Owner) -> None:
-    """Without privileges, or where the owner does not exist, a file is the user's that emu runs as."""
-    with contextlib.suppress(OSError):
-        os.chown(proc(fd), owner.uid, owner.gid)
 
 
 def _set_times(fd: int, changes: Changes) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from devices.p9.fids import Fid, Fids
-from devices.p9.hostfs import HostFs, Owner
+from devices.p9.hostfs import HostFs
+from devices.p9.owner import Owner
 from devices.p9.wire import Reader
 from emu.errors import MigrationError
 

@@ -21,6 +21,7 @@ from typing import TypeAlias
 from emu.block import fallocate
 from emu.block.lock import holder, try_lock, unlock
 from emu.block.owner import MarkStore, Owner, mark_store
+from emu.block.place import on_this_host
 from emu.block.sparse import data_runs
 from emu.errors import ImageError, ImageErrorKind
 
@@ -95,6 +96,11 @@ class ImageFile:
         """Which file it is, whatever its name: device and inode."""
         status = os.fstat(self._fd)
         return status.st_dev, status.st_ino
+
+    @property
+    def place(self) -> str:
+        """Which file it is, for another process to compare."""
+        return on_this_host("file {} {}".format(*self.identity))
 
     @property
     def active(self) -> bool:

@@ -43,6 +43,10 @@ class Image(Protocol):
         """True while this process owns the image: it holds the lock and may write."""
 
     @property
+    def place(self) -> str:
+        """Where its bytes are (place.py)."""
+
+    @property
     def changes(self) -> Changes:
         """Where every change of the disk's content is noted."""
 

@@ -28,6 +28,11 @@ class MovedDisk:
         self._changes: Changes = image.changes
         self._block = block
 
+    @property
+    def place(self) -> str:
+        """Where the image is, for the other side to see that it has another."""
+        return self._image.place
+
     # Where it comes from
 
     def watch(self) -> None:

@@ -28,6 +28,10 @@ class Storage(Protocol):
         """Which bytes they are, whatever their name."""
 
     @property
+    def place(self) -> str:
+        """The same, for another process to compare with its own (place.py); other bytes never have it."""
+
+    @property
     def active(self) -> bool:
         """True while this process owns them and may write."""
 

@@ -255,7 +255,8 @@ def test_a_disk_that_is_full_over_there_leaves_the_guest_running(begin: Begin, t
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("a.raw", "is in use by process"),
+        ("a.raw", "drive 'disk' is the same image here as on the source"),
+        ("a.raw,locking=off", "drive 'disk' is the same image here as on the source"),
         ("small.raw", "the machines differ in drives.disk.size"),
         ("b.raw,readonly", "the machines differ in drives.disk.readonly"),
         ("b.raw,id=other", "the machines differ: only this machine has drives.other"),

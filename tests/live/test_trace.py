@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def test_a_running_guest_is_logged_and_looked_into(guest: str, tmp_path: Path) -
     text = log.read_text()
     assert text.count("interrupt 5 (supervisor timer) at 0x") >= 3
     assert "exception 8 (environment call) at 0x" in text
-    assert "IN:\n" in text
+    assert "IN: arch_timer_set+0x" in text
     assert " ecall\n" in text
 
 
@@ -50,5 +51,5 @@ def test_without_a_file_the_log_is_on_stderr(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0
-    assert done.stderr.startswith("exception 8 (environment call) at 0x802")
+    assert re.match(r"exception 8 \(environment call\) at 0x802[0-9a-f]+ \w+\+0x", done.stderr)
     assert "emu tiny guest riscv64" in done.stdout

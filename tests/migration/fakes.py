@@ -241,6 +241,7 @@ class FakeMovedDisk:
     def __init__(self, name: str = "disk", size: int = DISK_SIZE, *, backing: bytes | None = None) -> None:
         self.name = name
         self.size = size
+        self.place = f"memory {id(self)}"
         self.behind = backing
         self.data = bytearray(backing or bytes(size))
         self.changes: set[int] | None = None

@@ -237,6 +237,19 @@ def test_the_same_image_on_both_sides_is_refused(tmp_path: Path) -> None:
     assert guest.disks.active
 
 
+def test_the_same_bytes_on_both_sides_are_refused_where_no_lock_tells(tmp_path: Path) -> None:
+    here, there = disks(DiskMode.FULL)
+    there.place = here.place
+    guest, coming = pair_with_disks(here, there)
+    source, destination = Migrations(guest), Migrations(coming)
+
+    move(source, destination, tmp_path)
+
+    assert "drive 'disk' is the same image here as on the source" in source.error
+    assert guest.running
+    assert not coming.disks.active
+
+
 @pytest.mark.parametrize(
     ("there", "words"),
     [
@@ -426,7 +439,7 @@ def test_a_hostile_disk_frame_is_refused_and_writes_nothing(fields: dict[str, ob
     disk = FakeMovedDisk()
     disk.change(0, b"x" * DISK_SIZE)
     before = bytes(disk.data)
-    incoming = IncomingDisks([disk], {"disk": {"backing": None}})
+    incoming = IncomingDisks([disk], {"disk": {"backing": None, "place": "elsewhere"}})
 
     with pytest.raises(StreamError, match=words):
         incoming.take(disk_frame(fields, blocks))
@@ -439,7 +452,9 @@ def test_a_disk_frame_is_refused_where_disks_are_shared() -> None:
         IncomingDisks([FakeMovedDisk()], None).take(disk_frame({}))
 
 
-@pytest.mark.parametrize("described", [7, {"disk": 1}, {"disk": {}}, {"disk": {"backing": 1}}])
+@pytest.mark.parametrize(
+    "described", [7, {"disk": 1}, {"disk": {}}, {"disk": {"place": "x", "backing": 1}}, {"disk": {"backing": None}}]
+)
 def test_a_hostile_description_is_refused(described: object) -> None:
     with pytest.raises(EmuError, match=r"must be a map|another backing|no backing"):
         IncomingDisks([FakeMovedDisk()], described)  # type: ignore[arg-type]  # hostile
@@ -447,5 +462,7 @@ def test_a_hostile_description_is_refused(described: object) -> None:
 
 def test_the_last_block_is_as_long_as_the_disk_has_it() -> None:
     disk = FakeMovedDisk()
-    IncomingDisks([disk], {"disk": {"backing": None}}).take(disk_frame({"blocks": numbers(20), "zero": numbers(19, 2)}, 1))
+    IncomingDisks([disk], {"disk": {"backing": None, "place": "elsewhere"}}).take(
+        disk_frame({"blocks": numbers(20), "zero": numbers(19, 2)}, 1)
+    )
     assert len(disk.data) == DISK_SIZE

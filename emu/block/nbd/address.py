@@ -29,6 +29,11 @@ class Address:
     host: str = ""
     port: int = DEFAULT_PORT
 
+    @property
+    def is_local(self) -> bool:
+        """Whether another host would find another server there."""
+        return bool(self.socket) or self.host in ("localhost", "::1") or self.host.startswith("127.")
+
 
 def is_address(path: str) -> bool:
     """Whether a drive's path names an NBD export. A file of such a name can be given as ./NAME."""

@@ -28,6 +28,7 @@ from emu.block.nbd.address import parse_address
 from emu.block.nbd.connection import Connection
 from emu.block.nbd.negotiation import NoSuchExportError
 from emu.block.nbd.wire import NO_HOLE, Command, Export, ServerLostError
+from emu.block.place import on_this_host
 from emu.block.qcow2.vectors import ZEROES, Vectors
 from emu.block.requests import Requests
 from emu.errors import ImageError, ImageErrorKind
@@ -80,6 +81,12 @@ class NbdExport:
     def identity(self) -> tuple[int, int]:
         """Which export it is, whatever its name."""
         return -1, hash(self._address)
+
+    @property
+    def place(self) -> str:
+        """Which export it is, for another process to compare; one that is reached by two names has two."""
+        name = f"nbd {self._address}"
+        return on_this_host(name) if self._address.is_local else name
 
     @property
     def active(self) -> bool:

@@ -69,6 +69,11 @@ class Qcow2Image:
         return self._file.path
 
     @property
+    def place(self) -> str:
+        """Where its bytes are."""
+        return self._file.place
+
+    @property
     def size(self) -> int:
         """Bytes of the disk."""
         return self._header.size

@@ -8,6 +8,8 @@ import stat
 import time
 from pathlib import Path
 
+import pytest
+
 from devices.p9.wire import QidType, Valid
 from tests.devices.p9.client import MSIZE, ROOT, Client, refused
 
@@ -184,3 +186,15 @@ def test_attributes_of_other_namespaces_are_the_hosts(client: Client) -> None:
         refused(errno.EOPNOTSUPP, lambda name=name: client.getxattr(file, name))  # type: ignore[misc]
         refused(errno.EOPNOTSUPP, lambda name=name: client.setxattr(file, name, b"x"))  # type: ignore[misc]
     refused(errno.E2BIG, lambda: client.xattrcreate(client.walk(b"file"), b"user.x", (64 << 10) + 1))
+
+
+@pytest.mark.parametrize("mask", [0, 0o077])
+@pytest.mark.parametrize("mode", [0o666, 0o4755, 0o400])
+def test_a_new_files_mode_is_the_guests_whatever_the_hosts_mask(client: Client, share: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        client.create(b"file", mode=mode)
+        client.mkdir(b"dir", mode=mode)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((share / name).stat().st_mode) for name in ("file", "dir")] == [mode, mode]

@@ -172,6 +172,19 @@ def test_a_backing_file_is_known_by_size_and_content(tmp_path: Path) -> None:
     assert MovedDisk("disk", raw(tmp_path / "none"), BLOCK).backing() is None
 
 
+def test_an_image_has_one_place_under_all_its_names(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        raw(tmp_path / name).close()
+    (tmp_path / "link").symlink_to("one")
+
+    one, link, other = (
+        open_image(str(tmp_path / name), "raw", read_only=False, active=False) for name in ("one", "link", "other")
+    )
+
+    assert MovedDisk("disk", one, BLOCK).place == MovedDisk("disk", link, BLOCK).place
+    assert MovedDisk("disk", one, BLOCK).place != MovedDisk("disk", other, BLOCK).place
+
+
 def test_reads_and_writes_end_with_the_disk(tmp_path: Path) -> None:
     one, other = raw(tmp_path / "one"), raw(tmp_path / "other")
     one.writev(SIZE - 512, [b"e" * 512])

@@ -54,3 +54,18 @@ def test_what_is_no_address_is_told_in_one_line(text: str, told: str) -> None:
 @pytest.mark.parametrize("path", ["disk.img", "./nbd:x", "/nbd:/x", "nbd", "file:nbd:x", "nbdx:1"])
 def test_other_paths_are_files(path: str) -> None:
     assert not is_address(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        ("nbd:unix:/run/nbd:exportname=disk", True),
+        ("nbd://localhost/disk", True),
+        ("nbd:127.0.0.1:10809/disk", True),
+        ("nbd://[::1]/disk", True),
+        ("nbd://example.com/disk", False),
+        ("nbd:10.0.0.1:10809/disk", False),
+    ],
+)
+def test_a_server_that_another_host_would_not_find_is_local(text: str, local: bool) -> None:
+    assert parse_address(text).is_local == local

@@ -171,6 +171,17 @@ def test_a_qcow2_image_on_a_full_export_says_so(tmp_path: Path) -> None:
 # Life cycle
 
 
+def test_an_export_has_one_place_for_all_who_use_it(fake: Fake) -> None:
+    server, other = fake(), fake()
+    places = []
+    for uri in (server.uri, server.uri, other.uri):
+        image = opened(uri, active=False)
+        places.append(image.place)
+        image.close()
+
+    assert places[0] == places[1] != places[2]
+
+
 def test_an_inactive_export_is_read_and_never_written(fake: Fake) -> None:
     server = fake()
     server.disk[:4] = b"data"

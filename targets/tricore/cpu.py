@@ -147,10 +147,14 @@ class TriCoreCpu:
     # Interrupts and traps
 
     def _set_interrupt(self, level: bool) -> None:
+        if level or self._line:
+            self._show_pending(level)
         self._line = level
+        self.engine.set_interrupt(level)
+
+    def _show_pending(self, level: bool) -> None:
         icr = self._fields["icr"]
         icr.value = icr.value & ~ICR_PIPN | (INTERRUPT_PRIORITY << 16 if level else 0)
-        self.engine.set_interrupt(level)
 
     def _take_interrupt(self) -> bool:
         """Enter the handler, if the interrupt is enabled and of a priority above the current one (5.4)."""
@@ -248,6 +252,8 @@ class TriCoreCpu:
 
     def save(self) -> TriCoreState:
         """Read every register."""
+        if self._line:
+            self._show_pending(True)  # the library lets MTCR write ICR.PIPN, which is the hardware's (5.3)
         return TriCoreState(
             **{name: self._fields[name].value for name in PLAIN},
             pc=self.engine.pc,
@@ -263,6 +269,7 @@ class TriCoreCpu:
 
     def load(self, state: TriCoreState) -> None:
         """Write every register."""
+        self._line = False  # until the devices drive it
         for name in PLAIN:
             self._fields[name].value = getattr(state, name)
         for registers, values in ((self._d, state.d), (self._a, state.a)):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
+from emu.monitor.client import QmpCallError
 from images import BUNDLED, TINY
 from tests.live.machines import EmuProcess, wait_for
 
@@ -74,14 +75,19 @@ def test_the_monitor_answers_whatever_the_guest_executes(target: str, tmp_path: 
     machine = EmuProcess(tmp_path, "one", target, "--kernel", str(kernel), "--memory", "16M")
     try:
         wait_for(lambda: machine.qmp_path.exists(), "the monitor")
-        for _ in range(RESETS):
-            assert machine.status in LIVES
-            assert machine.monitor("info status").startswith("VM status: ")
-            assert machine.monitor("info registers")
-            kernel.write_bytes(scramble(elf, chance))
-            machine.monitor("system_reset")
-            machine.monitor("cont")
-        machine.monitor("quit")
+        try:
+            for _ in range(RESETS):
+                assert machine.status in LIVES
+                assert machine.monitor("info status").startswith("VM status: ")
+                assert machine.monitor("info registers")
+                another = tmp_path / "another"  # in one step, for the guest may reset itself at any time
+                another.write_bytes(scramble(elf, chance))
+                another.rename(kernel)
+                machine.monitor("system_reset")
+                machine.monitor("cont")
+            machine.monitor("quit")
+        except QmpCallError:  # the guest has switched itself off: a PC does that by HLT without interrupts
+            assert target in ("i386", "x86_64")
         assert machine.wait_exit() == 0, machine.errors
         assert "Traceback" not in machine.errors
     finally:

@@ -190,6 +190,13 @@ def test_it_goes_on_behind_the_handler_as_if_nothing_had_been(tricore: Bench[Tri
     assert (state.pc, state.d[1:10]) == (CODE + 16, [1, *registers[2:10]])
 
 
+def test_what_waits_is_in_the_state_whatever_the_guest_has_written(tricore: Bench[TriCoreCpu]) -> None:
+    tricore.cpu.interrupt.set(True)
+    tricore.cpu.engine.field("icr").value = 5 << 16
+
+    assert tricore.cpu.save().icr == 1 << 16
+
+
 @pytest.mark.parametrize("icr", [0, ICR_IE | 1], ids=["off", "priority"])
 def test_an_interrupt_that_is_masked_wakes_the_cpu_and_is_not_taken(tricore: Bench[TriCoreCpu], icr: int) -> None:
     change(tricore, icr=icr)

@@ -97,7 +97,7 @@ class InstructionCounter:
         leave, layout = handle.address_of("cpu_loop_exit_restore"), handle.layout
         if layout.executed_field is not None:
             leave = leave_with_executed(layout.suffix, layout.env_in_cpu + layout.env[layout.executed_field][0], leave)
-        self._cells = _Cells(cpu=handle.cpu, leave=leave)
+        self._cells = _Cells(cpu=handle.cpu, leave=leave, limit=NO_LIMIT)
         self._core, self._handle = core, handle
         self._function = _hook(core.cpu_exception_index, looks=False)
         self._hook: int | None = None

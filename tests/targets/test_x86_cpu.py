@@ -27,6 +27,8 @@ ARITHMETIC, DIRECTION = 0x8D5, 0x400
 FLAT_CODE, FLAT_DATA = 0x00CF_9B00, 0x00CF_9300
 KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x1B, 0x23
 GENERAL_PROTECTION, DOUBLE_FAULT_VECTOR, INVALID_OPCODE, PAGE_FAULT = 13, 8, 6, 14
+# mov eax, PAGE_DIRECTORY; mov cr3, eax; mov eax, cr4; or al, PSE; mov cr4, eax; mov eax, cr0; or eax, PG; mov cr0, eax; ud2
+PAGING_AND_UD2 = bytes.fromhex("b800500000 0f22d8 0f20e0 0c10 0f22e0 0f20c0 0d00000080 0f22c0 0f0b")
 words = st.integers(0, ALL_BITS)
 
 
@@ -232,12 +234,37 @@ def test_an_exception_enters_its_handler_with_the_pc_of_its_instruction(bench: B
     assert bench.pushed[0] == CODE + 1
 
 
+def test_exceptions_do_not_end_slices(bench: Bench) -> None:
+    bench.gate(INVALID_OPCODE)
+    bench.start(bytes.fromhex("b964000000 0f0b f4"))  # mov ecx, 100; ud2; hlt
+    bench.put(HANDLER, bytes.fromhex("49 7401 cf f4"))  # dec ecx; jz hlt; iret, to the ud2 again; hlt
+
+    bench.engine.run()
+
+    assert bench.cpu.asleep
+    assert bench.cpu.read("rcx") == 0
+
+
+@pytest.mark.parametrize("seconds", [0, 0.02])
+def test_a_stop_ends_an_endless_loop_of_page_faults(bench: Bench, seconds: float) -> None:
+    bench.gate(INVALID_OPCODE, 4 << 20)
+    bench.gate(PAGE_FAULT, 4 << 20)
+    bench.put(PAGE_DIRECTORY, bytes([0x83, *[0] * 4095]))
+    bench.start(PAGING_AND_UD2)
+    alarm = bench.engine.alarm()
+    alarm.set(int(seconds * 1e9))
+
+    bench.engine.run()
+
+    alarm.close()
+    assert not bench.cpu.asleep
+
+
 def test_a_counted_slice_ends_in_an_endless_loop_of_page_faults(bench: Bench) -> None:
     bench.gate(INVALID_OPCODE, 4 << 20)
     bench.gate(PAGE_FAULT, 4 << 20)
     bench.put(PAGE_DIRECTORY, bytes([0x83, *[0] * 4095]))  # the first 4 MiB and nothing else
-    # mov eax, PAGE_DIRECTORY; mov cr3, eax; mov eax, cr4; or al, PSE; mov cr4, eax; mov eax, cr0; or eax, PG; mov cr0, eax; ud2
-    bench.start(bytes.fromhex("b800500000 0f22d8 0f20e0 0c10 0f22e0 0f20c0 0d00000080 0f22c0 0f0b"))
+    bench.start(PAGING_AND_UD2)
     top = bench.cpu.read("rsp")
 
     bench.engine.run(100)

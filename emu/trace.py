@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 from emu.board import Board
 from emu.config import LOG_CHANNELS
-from emu.disassembly import disassembler
+from emu.disassembly import code_of, disassembler
 from emu.engine.traps import Trap
 from emu.errors import ConfigError
 from emu.inspect import read_virtual
@@ -36,8 +36,6 @@ class Trace:
         self._shown: set[tuple[int, int]] = set()  # pc and size of blocks
         self._in_asm = "in_asm" in channels
         self._exec = "exec" in channels
-        if self._in_asm:
-            self._disassembler = disassembler(board.engine.isa)
         if self._in_asm or self._exec:
             board.engine.trace_blocks(self._block)
         if "int" in channels:
@@ -47,7 +45,8 @@ class Trace:
         if self._in_asm and (pc, size) not in self._shown:
             self._shown.add((pc, size))
             code = read_virtual(self._board.engine, self._board.memory, pc, size)
-            log.debug("%s", "\n".join([f"IN: {self._symbols.name(pc)}".rstrip(), *self._disassembler.lines(pc, code)]))
+            lines = disassembler(code_of(self._board.engine)).lines(pc, code)
+            log.debug("%s", "\n".join([f"IN: {self._symbols.name(pc)}".rstrip(), *lines]))
         if self._exec:
             log.debug("%s", f"Trace: {self._place(pc)}")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from emu.disassembly import LONGEST, disassembler
+from emu.disassembly import LONGEST, code_of, disassembler
 from emu.inspect import read_physical, read_virtual
 from emu.monitor.command import CommandError, Context
 from emu.monitor.expression import evaluate
@@ -89,7 +89,7 @@ def _dump(ctx: Context, address: str, format_text: str | None, read: Read) -> st
     def dump() -> list[str]:
         start = evaluate(address, _registers(ctx))
         if wanted.kind == "i":
-            return _instructions(start, wanted.count, read, board.engine.isa)
+            return _instructions(start, wanted.count, read, code_of(board.engine))
         if wanted.kind == "s":
             return _strings(start, wanted.count, read)
         return _values(start, wanted, read, "big" if board.big_endian else "little")
@@ -97,9 +97,9 @@ def _dump(ctx: Context, address: str, format_text: str | None, read: Read) -> st
     return "\n".join(ctx.machine.call(dump))
 
 
-def _instructions(start: int, count: int, read: Read, isa: str) -> list[str]:
+def _instructions(start: int, count: int, read: Read, kind: str) -> list[str]:
     code = read(start, count * LONGEST)
-    lines = list(disassembler(isa).lines(start, code, count))
+    lines = list(disassembler(kind).lines(start, code, count))
     return lines if len(lines) == count else [*lines, NO_ACCESS]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from emu.disassembly import CAPSTONE, Disassembler
+from emu.disassembly import CAPSTONE, CS32, CS64, Disassembler, code_of
+from emu.engine.core import Engine
 from emu.engine.isas import PROBES
 from emu.errors import ConfigError
 
@@ -33,3 +34,26 @@ def test_what_is_no_instruction_is_shown_as_bytes() -> None:
 def test_an_unknown_isa_is_told_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no disassembler for 'vax', there are arm, arm64, "):
         Disassembler("vax")
+
+
+@pytest.mark.parametrize(
+    ("isa", "fields", "kind"),
+    [
+        ("riscv64", {}, "riscv64"),
+        ("arm64", {"aarch64": 1}, "arm64"),
+        ("arm64", {"aarch64": 0, "thumb": 0}, "arm"),
+        ("arm64", {"aarch64": 0, "thumb": 1}, "thumb"),
+        ("arm", {"thumb": 1}, "thumb"),
+        ("x86_64", {"hflags": CS64 | CS32}, "x86_64"),
+        ("x86_64", {"hflags": CS32}, "i386"),
+        ("i386", {"hflags": 0}, "i8086"),
+    ],
+)
+def test_the_cpus_mode_says_what_code_it_is_in(isa: str, fields: dict[str, int], kind: str) -> None:
+    engine = Engine(isa)
+    for name, value in fields.items():
+        engine.field(name).value = value
+
+    assert code_of(engine) == kind
+    assert list(Disassembler(kind).lines(0, bytes(16)))
+    engine.close()

@@ -42,6 +42,7 @@ LAYOUTS: dict[tuple[Build, str], IsaLayout] = {
             "aarch64": (332, 4),
             "hflags": (336, 4),
             "spsr_el1": (360, 8),
+            "thumb": (544, 4),
             "elr_el1": (576, 8),
             "sp_el0": (600, 8),
             "sp_el1": (608, 8),

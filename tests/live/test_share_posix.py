@@ -20,7 +20,7 @@ image, start, share = test_linux.image, test_linux.start, test_share.share
 
 SUMMARY = re.compile(r"^(\d+) checks, (\d+) failed$", re.MULTILINE)
 FAILED = re.compile(r"^FAILED (\S+) ", re.MULTILINE)
-CHECKS = 329
+CHECKS = 351
 ARCHITECTURES = ("riscv64", "arm64", "amd64")
 LONG = 120  # seconds
 

@@ -13,14 +13,14 @@ enum { MSYNC = 26, DUP = 32, CLONE = 56, WAIT4 = 61, FCNTL = 72, FSYNC = 74, FDA
 enum { GETCWD = 79, CHDIR = 80, FCHDIR = 81, FCHMOD = 91, FCHOWN = 93, UMASK = 95, SETRESUID = 117, SETRESGID = 119 };
 enum { STATFS = 137, GETDENTS = 217, EXIT = 231, OPENAT = 257, MKDIRAT = 258, MKNODAT = 259, FCHOWNAT = 260, UNLINKAT = 263 };
 enum { LINKAT = 265, SYMLINKAT = 266, READLINKAT = 267, FCHMODAT = 268, FACCESSAT = 269, UTIMENSAT = 280, FALLOCATE = 285 };
-enum { RENAMEAT2 = 316, STATX = 332 };
+enum { RENAMEAT2 = 316, STATX = 332, SETXATTR = 188, GETXATTR = 191, LISTXATTR = 194, REMOVEXATTR = 197 };
 #else /* include/uapi/asm-generic/unistd.h */
 enum { GETCWD = 17, DUP = 23, FCNTL = 25, MKNODAT = 33, MKDIRAT = 34, UNLINKAT = 35, SYMLINKAT = 36, LINKAT = 37 };
 enum { STATFS = 43, TRUNCATE = 45, FTRUNCATE = 46, FALLOCATE = 47, FACCESSAT = 48, CHDIR = 49, FCHDIR = 50, FCHMOD = 52 };
 enum { FCHMODAT = 53, FCHOWNAT = 54, FCHOWN = 55, OPENAT = 56, CLOSE = 57, GETDENTS = 61, LSEEK = 62, READ = 63, WRITE = 64 };
 enum { READV = 65, WRITEV = 66, PREAD = 67, PWRITE = 68, READLINKAT = 78, FSYNC = 82, FDATASYNC = 83, UTIMENSAT = 88, EXIT = 94 };
 enum { SETRESUID = 147, SETRESGID = 149, UMASK = 166, MUNMAP = 215, CLONE = 220, MMAP = 222, MSYNC = 227, WAIT4 = 260 };
-enum { RENAMEAT2 = 276, STATX = 291 };
+enum { RENAMEAT2 = 276, STATX = 291, SETXATTR = 5, GETXATTR = 8, LISTXATTR = 11, REMOVEXATTR = 14 };
 #endif
 
 enum { O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0100, O_EXCL = 0200, O_TRUNC = 01000, O_APPEND = 02000 };
@@ -36,7 +36,8 @@ enum { SEEK_SET, SEEK_CUR, SEEK_END };
 enum { PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_PRIVATE = 2, MS_SYNC = 4, SIGCHLD = 17 };
 enum { F_DUPFD = 0, F_GETFD = 1, F_SETFD = 2, F_GETFL = 3, F_SETFL = 4, F_GETLK = 5, F_SETLK = 6, F_RDLCK = 0, F_WRLCK, F_UNLCK };
 enum { EPERM = 1, ENOENT, EBADF = 9, EAGAIN = 11, EACCES = 13, EBUSY = 16, EEXIST = 17, ENOTDIR = 20, EISDIR, EINVAL };
-enum { ESPIPE = 29, ENXIO = 6, ENAMETOOLONG = 36, ENOTEMPTY = 39, ELOOP = 40 };
+enum { ESPIPE = 29, ENXIO = 6, ERANGE = 34, ENAMETOOLONG = 36, ENOTEMPTY = 39, ELOOP = 40, ENODATA = 61 };
+enum { XATTR_CREATE = 1, XATTR_REPLACE = 2 };
 #define UTIME_NOW 0x3FFFFFFFL
 #define UTIME_OMIT 0x3FFFFFFEL
 
@@ -134,6 +135,16 @@ static long rename(const char *old, const char *new) { return CALL5(RENAMEAT2, A
 static long chmod(const char *path, int mode) { return CALL3(FCHMODAT, AT_FDCWD, path, mode); }
 static long chown(const char *path, int uid, int gid) { return CALL5(FCHOWNAT, AT_FDCWD, path, uid, gid, 0); }
 static long lchown(const char *path, int uid, int gid) { return CALL5(FCHOWNAT, AT_FDCWD, path, uid, gid, AT_SYMLINK_NOFOLLOW); }
+static long setxattr(const char *path, const char *name, const void *value, word size, int flags)
+{
+    return CALL5(SETXATTR, path, name, value, size, flags);
+}
+static long getxattr(const char *path, const char *name, void *value, word size)
+{
+    return CALL5(GETXATTR, path, name, value, size, 0);
+}
+static long listxattr(const char *path, void *names, word size) { return CALL3(LISTXATTR, path, names, size); }
+static long removexattr(const char *path, const char *name) { return CALL3(REMOVEXATTR, path, name, 0); }
 static long access(const char *path, int mode) { return CALL3(FACCESSAT, AT_FDCWD, path, mode); }
 static long chdir(const char *path) { return CALL3(CHDIR, path, 0, 0); }
 static long umask(int mask) { return CALL3(UMASK, mask, 0, 0); }

@@ -1,4 +1,4 @@
-/* Modes, owners, times, locks, and what somebody may do who is not root. */
+/* Modes, owners, times, extended attributes (Linux's), locks, and what somebody may do who is not root. */
 
 enum { SOMEBODY = 1000 };
 
@@ -29,6 +29,34 @@ static void modes(void)
     is("lchown.link", lstat("to-m").uid, 7);
     is("lchown.leaves-target", stat("m").uid, 0);
     is("chown.missing", chown("none", 0, 0), -ENOENT);
+}
+
+static void attributes(void)
+{
+    put("x", "x");
+    succeeds("setxattr", setxattr("x", "user.one", "first", 5, 0));
+    is("getxattr.size", getxattr("x", "user.one", buffer, 0), 5);
+    is("getxattr", getxattr("x", "user.one", buffer, sizeof buffer), 5);
+    holds("getxattr.value", same(buffer, "first", 5));
+    is("getxattr.small", getxattr("x", "user.one", buffer, 4), -ERANGE);
+    is("getxattr.missing", getxattr("x", "user.two", buffer, sizeof buffer), -ENODATA);
+    is("setxattr.create", setxattr("x", "user.one", "again", 5, XATTR_CREATE), -EEXIST);
+    is("setxattr.replace", setxattr("x", "user.two", "again", 5, XATTR_REPLACE), -ENODATA);
+    memset(buffer, 'b', 3000);
+    succeeds("setxattr.large", setxattr("x", "user.one", buffer, 3000, XATTR_REPLACE));
+    is("getxattr.large", getxattr("x", "user.one", other, sizeof other), 3000);
+    holds("getxattr.large-value", same(buffer, other, 3000));
+    succeeds("setxattr.empty", setxattr("x", "user.two", "", 0, XATTR_CREATE));
+    is("getxattr.empty", getxattr("x", "user.two", buffer, sizeof buffer), 0);
+    is("listxattr", listxattr("x", buffer, sizeof buffer), 2 * sizeof "user.one");
+    succeeds("setxattr.directory", setxattr("d", "user.one", "dir", 3, 0));
+    is("getxattr.directory", getxattr("d", "user.one", buffer, sizeof buffer), 3);
+    succeeds("removexattr", removexattr("x", "user.two"));
+    is("removexattr.missing", removexattr("x", "user.two"), -ENODATA);
+    is("listxattr.after", listxattr("x", buffer, sizeof buffer), sizeof "user.one");
+    succeeds("rename.with-attribute", rename("x", "y"));
+    is("rename.keeps-attribute", getxattr("y", "user.one", buffer, sizeof buffer), 3000);
+    succeeds("removexattr.directory", removexattr("d", "user.one"));
 }
 
 /* Sets a modification time long ago. */
@@ -185,6 +213,7 @@ static void somebody(void)
 static void others(void)
 {
     modes();
+    attributes();
     times();
     locks();
     somebody();

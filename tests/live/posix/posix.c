@@ -1,4 +1,4 @@
-/* What POSIX.1-2017 says of files and directories, tried out in a new directory: posix DIRECTORY.
+/* What POSIX.1-2017 says of files and directories, and Linux of extended attributes, in a new directory: posix DIRECTORY.
  *
  * Prints `FAILED NAME got X want Y` for each check that failed (an errno is below zero) and `N checks, M failed`. It is to be
  * run by root, as who it also tries what somebody else may do.

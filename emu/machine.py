@@ -9,32 +9,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Never, TypeVar, cast
+from collections.abc import Callable
+from typing import TypeVar
 
-from emu.block.copy import DiskCopy
-from emu.block.moved import MovedDisk
 from emu.block.set import ImageSet
 from emu.board import Board, Wiring
 from emu.chardev import Chardev
 from emu.clock import VirtualClock
 from emu.config import MachineConfig
-from emu.drives import compared, open_drives
+from emu.contents import Contents
+from emu.drives import open_drives
 from emu.errors import MigrationError
 from emu.events import Events
 from emu.icount import CountedVcpu, InstructionTime
 from emu.ioerror import Action, IoError, IoStatus
-from emu.ram import Ram
-from emu.ramcopy import RamCopy
 from emu.runstate import NEED_DISKS, RunState, RunStateError, check_transition
-from emu.snapshots import place_of_snapshots, unsavable_reasons
+from emu.snapshots import place_of_snapshots
 from emu.vcpu import TimedVcpu
 from migration.blockers import Blockers
 from migration.manager import Migrations
-from migration.protocols import BLOCK, DirtyLog, Pause, RamBlock, Savable, StepHook, no_hook
+from migration.protocols import Pause, StepHook, no_hook
 from migration.snapshot import SAVE, SaveOptions, SaveReport
 from migration.status import Status
-from migration.vmstate import State, Wire
 
 T = TypeVar("T")
 HOST_WITHIN = 10.0  # seconds for the requests of a guest that is to be held; it stands still for as long
@@ -44,8 +40,8 @@ BuildBoard = Callable[[Wiring], Board]
 log = logging.getLogger(__name__)
 
 
-class Machine:
-    """A guest and everything it consists of. Implements migration.protocols.Guest."""
+class Machine(Contents):
+    """A guest that runs, is held, saved and moved. Implements migration.protocols.Guest."""
 
     def __init__(
         self,
@@ -295,69 +291,7 @@ class Machine:
         self.board.load_guest()
         self.board.loaded()
 
-    # migration.protocols.Guest.
-
-    def configuration(self) -> Mapping[str, Wire]:
-        """What must be equal on both sides."""
-        shares: dict[str, Wire] = {
-            share.tag: {
-                "readonly": share.readonly,
-                "security": share.security,
-                **({"migratable": True} if share.migratable else {}),
-            }
-            for share in self.config.shares
-        }
-        return {
-            "target": self.config.target,
-            "memory": self.config.memory,
-            "uuid": self.config.uuid,
-            **({"icount": True} if self.config.icount else {}),  # streams from before there was one have no such key
-            # Before the board, whose devices differ as well when a drive is missing, which says less.
-            "drives": compared(self.drives),
-            "board": dict(self.board.configuration()),
-            **({"shares": shares} if shares else {}),  # streams from before there were shares have none
-        }
-
-    def savables(self) -> Sequence[Savable]:
-        """Clock, CPU, devices."""
-        return (self._clock, self.board.cpu, *self.board.devices)
-
-    def ram_blocks(self) -> Sequence[Ram]:
-        """All guest RAM."""
-        return self.board.rams
-
-    def dirty_log(self, block: RamBlock) -> DirtyLog:
-        """A new dirty log for one of `ram_blocks`."""
-        return self.board.dirty_log(block)
-
-    def blocked_reasons(self) -> list[str]:
-        """Whole sentences, one for each thing that forbids saving and moving."""
-        return [*self.blockers.reasons(), *(device.UNMIGRATABLE for device in self.board.devices if device.UNMIGRATABLE)]
-
-    def unsavable_reasons(self) -> list[str]:
-        """Whole sentences, one for each thing that forbids saving alone."""
-        return unsavable_reasons(self.drives)
-
-    def disk_copies(self) -> Sequence[DiskCopy]:
-        """The disks whose content a snapshot keeps."""
-        return [DiskCopy(drive.id, image) for drive, image in self.drives if not drive.readonly and drive.savevm == "copy"]
-
-    def moved_disks(self) -> Sequence[MovedDisk]:
-        """The disks that move with the guest when they are not shared."""
-        return [MovedDisk(drive.id, image, BLOCK) for drive, image in self.drives if not drive.readonly]
-
-    def copy_ram(self) -> RamCopy:
-        """A copy of all RAM as it is now."""
-        return RamCopy(self.board.rams)
-
-    @contextlib.contextmanager
-    def prepared(self, states: Sequence[tuple[Savable, State]]) -> Iterator[None]:
-        """Hold what of the host these states need."""
-        by_name = {savable.name: state for savable, state in states}
-        with contextlib.ExitStack() as stack:
-            for device in self.board.devices:
-                stack.enter_context(device.prepared(cast(Never, by_name[device.name])))  # parsed as the class it declares
-            yield
+    # migration.protocols.Guest, beside what it consists of (contents.py).
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the vCPU thread between slices."""
@@ -407,10 +341,6 @@ class Machine:
     def _stopped(self) -> RunState:
         """The state of a guest that came in, or was held, and does not run."""
         return RunState.IO_ERROR if self.board.io_status() else RunState.PAUSED
-
-    def loaded(self) -> None:
-        """RAM and devices were replaced."""
-        self.board.loaded()
 
     def _run(self) -> None:
         self._go(RunState.RUNNING)

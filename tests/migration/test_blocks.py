@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import msgpack
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emu.errors import EmuError, MigrationError, StreamError
-from migration.blocks import BLOCKS_PER_FRAME, DiskCounters, DiskSender, IncomingDisks, runs_of
-from migration.channel import Buffer
+from emu.errors import MigrationError
 from migration.manager import Migrations
 from migration.protocols import BLOCK, Step
 from migration.settings import DiskMode
 from migration.status import Status
-from migration.stream import Frame, Kind, StreamReader, StreamWriter
 from tests.migration.fakes import DISK_SIZE, FakeGuest, FakeMovedDisk, pair_with_disks
-from tests.migration.test_migration import BEFORE_RUNNING, WAIT, Gate, Strike
+from tests.migration.hooks import BEFORE_RUNNING, WAIT, Gate, Strike, cancel_at, move, uri_of
 
 MODES = [DiskMode.FULL, DiskMode.INCREMENTAL]
 BASE = bytes(range(256)) * (DISK_SIZE // 256 + 1)
@@ -38,19 +32,13 @@ def disks(mode: DiskMode) -> tuple[FakeMovedDisk, FakeMovedDisk]:
     return here, there
 
 
-def move(source: Migrations, destination: Migrations, folder: Path, mode: DiskMode = DiskMode.FULL) -> None:
-    source.migrate(destination.incoming(f"unix:{folder / 'm.sock'}"), mode)
-    assert source.wait_over(WAIT)
-    assert destination.wait_over(WAIT)
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_a_disk_moves_with_its_guest(mode: DiskMode, tmp_path: Path) -> None:
     here, there = disks(mode)
     guest, coming = pair_with_disks(here, there)
     source, destination = Migrations(guest), Migrations(coming)
 
-    move(source, destination, tmp_path, mode)
+    move(source, destination, uri_of("unix", tmp_path), mode)
 
     assert (source.error, destination.error) == ("", "")
     assert there.data == here.data
@@ -92,7 +80,7 @@ def test_what_is_written_while_a_disk_is_copied_arrives(plan: list[Write], mode:
 
     with TemporaryDirectory() as folder:
         source, destination = Migrations(guest, hook=at_step), Migrations(coming)
-        move(source, destination, Path(folder), mode)
+        move(source, destination, uri_of("unix", Path(folder)), mode)
 
     assert (source.error, destination.error) == ("", "")
     assert there.data == here.data
@@ -106,7 +94,7 @@ def test_a_failure_leaves_the_source_its_disk_and_the_images_good_for_another_tr
     strike = Strike(step)
     source, destination = Migrations(guest, hook=strike), Migrations(coming, hook=strike)
 
-    move(source, destination, tmp_path)
+    move(source, destination, uri_of("unix", tmp_path), DiskMode.FULL)
 
     assert source.status is Status.FAILED
     assert guest.running
@@ -116,7 +104,7 @@ def test_a_failure_leaves_the_source_its_disk_and_the_images_good_for_another_tr
     assert not coming.disks.active
     source.refuse_if_twice()
     fresh = FakeGuest(coming.disks, running=False, state="inmigrate", moved=[there])
-    move(Migrations(guest), Migrations(fresh), tmp_path)
+    move(Migrations(guest), Migrations(fresh), uri_of("unix", tmp_path), DiskMode.FULL)
     assert there.data == here.data
     assert fresh.running
 
@@ -127,14 +115,10 @@ def test_a_cancel_leaves_the_source_its_disk(step: Step, tmp_path: Path) -> None
     guest, coming = pair_with_disks(here, there)
     gate = Gate(step)
     source, destination = Migrations(guest, hook=gate), Migrations(coming)
-    source.migrate(destination.incoming(f"unix:{tmp_path / 'm.sock'}"), DiskMode.FULL)
-    assert gate.reached.wait(WAIT)
+    source.migrate(destination.incoming(uri_of("unix", tmp_path)), DiskMode.FULL)
 
-    source.cancel()
-    gate.go_on.set()
+    cancel_at(gate, source, destination)
 
-    assert source.wait_over(WAIT)
-    assert destination.wait_over(WAIT)
     assert source.status is Status.CANCELLED
     assert guest.running
     assert guest.disks.active
@@ -164,7 +148,7 @@ def test_a_disk_that_is_full_over_there_is_told_on_both_sides(tmp_path: Path) ->
     guest, coming = pair_with_disks(here, there)
     source, destination = Migrations(guest), Migrations(coming)
 
-    move(source, destination, tmp_path)
+    move(source, destination, uri_of("unix", tmp_path), DiskMode.FULL)
 
     assert "No space left on device" in destination.error
     assert source.error == f"the other side refused: {destination.error}"
@@ -179,7 +163,7 @@ def test_a_disk_that_cannot_be_let_go_after_a_failure_hides_neither_the_failure_
     coming.disks.fail_inactivate = True
     source, destination = Migrations(guest), Migrations(coming)
 
-    move(source, destination, tmp_path)
+    move(source, destination, uri_of("unix", tmp_path), DiskMode.FULL)
 
     assert destination.status is Status.FAILED
     assert "No space left on device" in destination.error
@@ -196,7 +180,7 @@ def test_a_disk_that_cannot_be_flushed_over_there_leaves_the_guest_running(step:
         there.flush_fails = there.flush_fails or at is step
 
     source, destination = Migrations(guest, hook=break_it), Migrations(coming)
-    move(source, destination, tmp_path)
+    move(source, destination, uri_of("unix", tmp_path), DiskMode.FULL)
 
     assert "flushing failed" in destination.error
     assert "flushing failed" in source.error
@@ -228,7 +212,7 @@ def test_the_same_image_on_both_sides_is_refused(tmp_path: Path) -> None:
     coming.disks = type(coming.disks)(guest.disks._disk, active=False)
     source, destination = Migrations(guest), Migrations(coming)
 
-    move(source, destination, tmp_path)
+    move(source, destination, uri_of("unix", tmp_path), DiskMode.FULL)
 
     assert (
         "is in use by another process; disks that move with their guest (migrate -b) need images of their own" in source.error
@@ -243,7 +227,7 @@ def test_the_same_bytes_on_both_sides_are_refused_where_no_lock_tells(tmp_path: 
     guest, coming = pair_with_disks(here, there)
     source, destination = Migrations(guest), Migrations(coming)
 
-    move(source, destination, tmp_path)
+    move(source, destination, uri_of("unix", tmp_path), DiskMode.FULL)
 
     assert "drive 'disk' is the same image here as on the source" in source.error
     assert guest.running
@@ -267,7 +251,7 @@ def test_disks_that_do_not_fit_are_refused_before_anything_is_written(
     coming.moved = list(there)
     source, destination = Migrations(guest), Migrations(coming)
 
-    move(source, destination, tmp_path, DiskMode.INCREMENTAL)
+    move(source, destination, uri_of("unix", tmp_path), DiskMode.INCREMENTAL)
 
     assert words in source.error
     assert words in destination.error
@@ -279,7 +263,7 @@ def test_a_disk_without_a_backing_file_goes_whole_in_an_incremental_move(tmp_pat
     here, there = disks(DiskMode.FULL)
     guest, coming = pair_with_disks(here, there)
 
-    move(Migrations(guest), Migrations(coming), tmp_path, DiskMode.INCREMENTAL)
+    move(Migrations(guest), Migrations(coming), uri_of("unix", tmp_path), DiskMode.INCREMENTAL)
 
     assert there.data == here.data
 
@@ -290,12 +274,12 @@ def test_a_paused_guest_moves_on_from_where_it_never_ran(tmp_path: Path) -> None
     guest.running = False
     destination = Migrations(coming)
     destination.capabilities.late_block_activate = True
-    move(Migrations(guest), destination, tmp_path)
+    move(Migrations(guest), destination, uri_of("unix", tmp_path), DiskMode.FULL)
     assert not coming.disks.active  # until `cont`
 
     farther = FakeMovedDisk()
     _, last = pair_with_disks(there, farther)
-    move(destination, Migrations(last), tmp_path)
+    move(destination, Migrations(last), uri_of("unix", tmp_path), DiskMode.FULL)
 
     assert destination.error == ""
     assert farther.data == here.data
@@ -346,7 +330,7 @@ def test_what_is_left_of_the_disks_counts_against_the_downtime(tmp_path: Path) -
     source.parameters.avail_switchover_bandwidth = BLOCK  # bytes per second: one block is a second
     source.parameters.downtime_limit = 500
     destination = Migrations(coming)
-    move(source, destination, tmp_path)
+    move(source, destination, uri_of("unix", tmp_path), DiskMode.FULL)
 
     assert len(rounds) > 3
     assert there.data == here.data
@@ -366,103 +350,3 @@ def test_a_destination_without_this_is_told_to_be_older(tmp_path: Path) -> None:
     assert source.wait_over(WAIT)
     assert "emu is older" in source.error
     assert guest.running
-
-
-# Frames
-
-
-class Recorded:
-    """A stream in memory."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, *buffers: Buffer) -> None:
-        for buffer in buffers:
-            self.data += memoryview(buffer).cast("B")
-
-    def read_into(self, view: memoryview) -> None:
-        view[:] = self.data[: len(view)]
-        del self.data[: len(view)]
-
-    def frames(self) -> Iterator[Frame]:
-        reader = StreamReader(self)
-        while self.data:
-            yield reader.next()
-
-
-def test_a_disk_of_many_runs_goes_in_frames_of_4_mib() -> None:
-    disk, recorded = FakeMovedDisk(size=3 * BLOCKS_PER_FRAME * BLOCK), Recorded()
-    disk.data[:] = b"x" * disk.size
-    flags = np.ones(disk.blocks, np.bool_)
-    flags[::7] = False
-
-    DiskSender(disk, StreamWriter(recorded), DiskCounters()).send(flags, lambda _size: None)
-
-    sizes = [len(frame.fields_and_data()[1]) // BLOCK for frame in recorded.frames()]
-    assert sum(sizes) == np.count_nonzero(flags)
-    assert max(sizes) == BLOCKS_PER_FRAME
-
-
-def test_runs_are_what_is_set() -> None:
-    assert runs_of(np.array([1, 1, 0, 1, 0, 0, 1], np.bool_)).tolist() == [[0, 2], [3, 1], [6, 1]]
-    assert runs_of(np.zeros(3, np.bool_)).tolist() == []
-
-
-def disk_frame(fields: dict[str, object], blocks: int = 0) -> Frame:
-    """A DISK frame with the data of `blocks` blocks."""
-    packed = msgpack.packb({"disk": "disk", "blocks": b"", "zero": b""} | fields)
-    return Frame(Kind.DISK, memoryview(len(packed).to_bytes(4, "little") + packed + bytes(blocks * BLOCK)))
-
-
-def numbers(*values: int) -> bytes:
-    return np.array(values, "<u4").tobytes()
-
-
-@pytest.mark.parametrize(
-    ("fields", "blocks", "words"),
-    [
-        ({"disk": "root"}, 0, "disk 'root' is none of those that come: disk"),
-        ({"disk": ["disk"]}, 0, "is none of those that come"),
-        ({"blocks": numbers(21)}, 1, "block 21 is outside disk 'disk' of 21 blocks"),
-        ({"blocks": numbers(0xFFFFFFFF)}, 1, "is outside disk"),
-        ({"blocks": numbers(1)}, 0, "0 bytes of data for 1 blocks"),
-        ({"blocks": b"abc"}, 0, "at most 64 numbers of 4 bytes"),
-        ({"blocks": bytes(4 * 65)}, 65, "at most 64 numbers of 4 bytes"),
-        ({"blocks": 7}, 0, "at most 64 numbers of 4 bytes"),
-        ({"zero": numbers(20, 2)}, 0, "block 21 is outside disk"),
-        ({"zero": numbers(0xFFFFFFFF, 0xFFFFFFFF)}, 0, "is outside disk"),
-        ({"zero": numbers(1)}, 0, "in pairs"),
-    ],
-)
-def test_a_hostile_disk_frame_is_refused_and_writes_nothing(fields: dict[str, object], blocks: int, words: str) -> None:
-    disk = FakeMovedDisk()
-    disk.change(0, b"x" * DISK_SIZE)
-    before = bytes(disk.data)
-    incoming = IncomingDisks([disk], {"disk": {"backing": None, "place": "elsewhere"}})
-
-    with pytest.raises(StreamError, match=words):
-        incoming.take(disk_frame(fields, blocks))
-
-    assert disk.data == before
-
-
-def test_a_disk_frame_is_refused_where_disks_are_shared() -> None:
-    with pytest.raises(StreamError, match="none of those that come: none"):
-        IncomingDisks([FakeMovedDisk()], None).take(disk_frame({}))
-
-
-@pytest.mark.parametrize(
-    "described", [7, {"disk": 1}, {"disk": {}}, {"disk": {"place": "x", "backing": 1}}, {"disk": {"backing": None}}]
-)
-def test_a_hostile_description_is_refused(described: object) -> None:
-    with pytest.raises(EmuError, match=r"must be a map|another backing|no backing"):
-        IncomingDisks([FakeMovedDisk()], described)  # type: ignore[arg-type]  # hostile
-
-
-def test_the_last_block_is_as_long_as_the_disk_has_it() -> None:
-    disk = FakeMovedDisk()
-    IncomingDisks([disk], {"disk": {"backing": None, "place": "elsewhere"}}).take(
-        disk_frame({"blocks": numbers(20), "zero": numbers(19, 2)}, 1)
-    )
-    assert len(disk.data) == DISK_SIZE

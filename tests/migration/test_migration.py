@@ -11,48 +11,9 @@ import pytest
 from emu.errors import EmuError, MigrationError
 from migration.manager import Migrations
 from migration.protocols import Step
-from migration.status import TRANSITIONS, UNDER_WAY, Status, StatusMachine
+from migration.status import Status, StatusMachine
 from tests.migration.fakes import FakeGuest, pair
-
-WAIT = 10  # seconds; only a hang takes so long
-
-AFTER_GO = (Step.GO_SENT, Step.RUNNING_HEARD, Step.RUNNING, Step.RUNNING_SENT)
-BEFORE_RUNNING = [step for step in Step if step not in AFTER_GO]
-
-
-class Strike:
-    """A hook that fails at one step."""
-
-    def __init__(self, at: Step) -> None:
-        self.at = at
-
-    def __call__(self, step: Step) -> None:
-        if step is self.at:
-            raise MigrationError(f"struck at {step}")
-
-
-class Gate:
-    """A hook that holds the migration at one step until told to go on."""
-
-    def __init__(self, at: Step) -> None:
-        self.at = at
-        self.reached = threading.Event()
-        self.go_on = threading.Event()
-
-    def __call__(self, step: Step) -> None:
-        if step is self.at:
-            self.reached.set()
-            assert self.go_on.wait(WAIT)
-
-
-def uri_of(scheme: str, folder: Path) -> str:
-    return {"unix": f"unix:{folder / 'm.sock'}", "tcp": "tcp:127.0.0.1:0", "tcp6": "tcp:[::1]:0"}[scheme]
-
-
-def move(source: Migrations, destination: Migrations, uri: str) -> None:
-    source.migrate(destination.incoming(uri))
-    assert source.wait_over(WAIT)
-    assert destination.wait_over(WAIT)
+from tests.migration.hooks import BEFORE_RUNNING, WAIT, Gate, Strike, move, uri_of
 
 
 def assert_equal(ours: FakeGuest, theirs: FakeGuest) -> None:
@@ -134,52 +95,6 @@ def test_a_source_that_hears_nothing_after_go_stays_paused_and_says_what_to_do(t
     assert there.disks.active
 
 
-@pytest.mark.parametrize(
-    ("step", "status"),
-    [
-        (Step.CONNECTED, Status.SETUP),
-        (Step.FIRST_ROUND_SENT, Status.ACTIVE),
-        (Step.DISKS_LET_GO, Status.DEVICE),
-        (Step.READY_HEARD, Status.DEVICE),
-    ],
-)
-def test_cancel_undoes_a_migration_in(step: Step, status: Status, tmp_path: Path) -> None:
-    here, there = pair()
-    gate = Gate(step)
-    source, destination = Migrations(here, hook=gate), Migrations(there)
-    source.migrate(destination.incoming(uri_of("unix", tmp_path)))
-    assert gate.reached.wait(WAIT)
-    assert source.status is status
-
-    source.cancel()
-    gate.go_on.set()
-
-    assert source.wait_over(WAIT)
-    assert destination.wait_over(WAIT)
-    assert source.status is Status.CANCELLED
-    assert here.running
-    assert here.disks.active
-    assert not there.running
-
-
-def test_cancel_in_pre_switchover_lets_the_guest_run_again(tmp_path: Path) -> None:
-    here, there = pair()
-    seen = threading.Event()
-    source = Migrations(here, on_status=lambda status: seen.set() if status is Status.PRE_SWITCHOVER else None)
-    source.capabilities.pause_before_switchover = True
-    destination = Migrations(there)
-    source.migrate(destination.incoming(uri_of("unix", tmp_path)))
-    assert seen.wait(WAIT)
-    assert not here.running
-    assert here.disks.active
-
-    source.cancel()
-
-    assert source.wait_over(WAIT)
-    assert source.status is Status.CANCELLED
-    assert here.running
-
-
 def test_pre_switchover_waits_for_migrate_continue(tmp_path: Path) -> None:
     here, there = pair()
     seen = threading.Event()
@@ -193,42 +108,6 @@ def test_pre_switchover_waits_for_migrate_continue(tmp_path: Path) -> None:
 
     assert source.wait_over(WAIT)
     assert source.status is Status.COMPLETED
-
-
-@pytest.mark.parametrize("status", [Status.NONE, Status.COMPLETED, Status.FAILED, Status.CANCELLED])
-def test_cancel_changes_nothing_in(status: Status) -> None:
-    here, _there = pair()
-    migrations = Migrations(here)
-    migrations._status._status = status
-
-    migrations.cancel()
-
-    assert migrations.status is status
-
-
-def test_cancel_after_go_is_too_late(tmp_path: Path) -> None:
-    here, there = pair()
-    gate = Gate(Step.GO_SENT)
-    source, destination = Migrations(here, hook=gate), Migrations(there)
-    source.migrate(destination.incoming(uri_of("unix", tmp_path)))
-    assert gate.reached.wait(WAIT)
-
-    source.cancel()
-    gate.go_on.set()
-
-    assert source.wait_over(WAIT)
-    assert source.status is Status.COMPLETED
-    assert there.running
-    assert not here.running
-
-
-def test_cancel_is_decided_for_every_status() -> None:
-    undone = {Status.SETUP, Status.ACTIVE, Status.PRE_SWITCHOVER, Status.DEVICE}
-    already = {Status.CANCELLING, Status.FAILING}
-    unchanged = {Status.NONE, Status.COMPLETED, Status.CANCELLED, Status.FAILED}
-    assert undone | already | unchanged == set(Status)
-    assert undone | already == UNDER_WAY
-    assert all(Status.CANCELLING in TRANSITIONS[status] for status in undone)
 
 
 def test_a_blocked_guest_is_refused_with_the_reason(tmp_path: Path) -> None:
